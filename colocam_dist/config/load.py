@@ -1,0 +1,142 @@
+"""YAML file + ``section.key=value`` overrides -> a checked :class:`Config`, with all errors at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from colocam_dist.config.schema import Config
+from colocam_dist.errors import ConfigError
+
+__all__ = ["dump", "load", "setting_names"]
+
+
+def load(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read, merge and check a configuration.
+
+    Args:
+        path: YAML file with the sections of :class:`Config`, or None to start from the defaults.
+        overrides: ``section.key=value`` strings, applied in order; the value is read as YAML. A whole section can be
+            given as ``section={...}``; paths are taken as written (relative to the working directory).
+
+    Raises:
+        ConfigError: one error that lists every unknown key (with the nearest valid names), every wrong type and
+            every contradiction between settings.
+    """
+    merged = {} if path is None else _read_yaml(Path(path))
+    origin = dict.fromkeys(_leaves(merged), f"{path}")
+    problems: list[str] = []
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            problems.append(f"{override}: not an override; wanted section.key=value, for example data.n_frames=4")
+            continue
+        try:
+            value = yaml.safe_load(text) if text.strip() else ""
+        except yaml.YAMLError as error:
+            problems.append(f"{name} [command line]: value is not YAML ({str(error).splitlines()[0]}), got {text!r}")
+            continue
+        clash = _assign(merged, name.strip().split("."), value)
+        if clash:
+            problems.append(f"{name} [command line]: {clash}")
+        origin[name.strip()] = "command line"
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        problems += [_describe(detail, origin, str(path or "defaults")) for detail in error.errors()]
+        raise _failure(problems, path) from None
+    if problems:
+        raise _failure(problems, path)
+    return config
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML that :func:`load` turns back into an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every valid dotted name, sections before their keys."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from setting_names(annotation, f"{prefix}{name}.")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "configuration file cannot be read", where=path, got=error.strerror, fix="give an existing file to --config"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("configuration file is not YAML", where=path, got=str(error)) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            "configuration file is not a mapping", where=path, got=type(content).__name__, wanted="sections of settings"
+        )
+    return content
+
+
+def _assign(tree: dict[str, Any], keys: Sequence[str], value: object) -> str | None:
+    """Set a nested key; returns what is wrong if a parent of it is not a section."""
+    for depth, key in enumerate(keys[:-1]):
+        child = tree.setdefault(key, {})
+        if not isinstance(child, dict):
+            return f"{'.'.join(keys[: depth + 1])} is a value, not a section"
+        tree = child
+    known = tree.get(keys[-1])
+    if isinstance(known, dict) and isinstance(value, dict):
+        known.update(value)
+    else:
+        tree[keys[-1]] = value
+    return None
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        yield name
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}.")
+
+
+def _describe(detail: Any, origin: Mapping[str, str], path: str) -> str:
+    location = [str(part) for part in detail["loc"]]
+    name = ".".join(location)
+    parents = [".".join(location[:depth]) for depth in range(len(location), 0, -1)]
+    children = [key for key in origin if key.startswith(f"{name}.") or not name]
+    place = next((origin[key] for key in [*parents, *reversed(children)] if key in origin), path)
+    if detail["type"] == "extra_forbidden":
+        return f"{name} [{place}]: unknown setting{_nearest(name)}"
+    if detail["type"] == "missing":
+        return f"{name} [{place}]: required setting is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    got = detail.get("input")
+    suffix = "" if isinstance(got, BaseModel | dict) else f", got {got!r}"
+    return f"{name} [{place}]: {message}{suffix}" if name else f"{message} [{place}]"
+
+
+def _nearest(name: str) -> str:
+    names = list(setting_names())
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    leaf = name.rsplit(".", 1)[-1]
+    close += [n for n in names if n.rsplit(".", 1)[-1] == leaf and n not in close]
+    return f"; did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def _failure(problems: Sequence[str], path: object) -> ConfigError:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the settings"
+    return ConfigError(
+        count + "".join(f"\n  - {problem}" for problem in problems),
+        fix="--print-config shows every setting with its value; docs/configuration.md explains them",
+    )

@@ -1,0 +1,270 @@
+"""The one typed schema of a run. Every default of the project stands here and nowhere else.
+
+Defaults are those of the published CoLo-CAM code for YouTube-Objects v1.0 with ResNet-50 where it states them;
+recipes in ``configs/`` name what they change. Units: image sides in pixels, rates per step, fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "Cams",
+    "Checkpoint",
+    "ClassifierStage",
+    "Colocalization",
+    "Config",
+    "Data",
+    "Engine",
+    "Evaluation",
+    "FrameCrf",
+    "LocalizerStage",
+    "Log",
+    "Loss",
+    "Model",
+    "Optimizer",
+    "PartialCrossEntropy",
+    "Run",
+    "Seeds",
+    "SizeBarrier",
+]
+
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Side = Annotated[int, Field(ge=32, le=2048)]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused and values stay checked after creation."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class Run(Section):
+    """Where the run lives and what it does."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=120)] = "run"
+    folder: Path = Path("runs")
+    on_exists: Literal["error", "resume"] = "error"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    stages: tuple[Literal["classifier", "cams", "localizer", "evaluate"], ...] = (
+        "classifier",
+        "cams",
+        "localizer",
+        "evaluate",
+    )
+
+
+class Data(Section):
+    """Shards, windows and augmentation (paper 3.1 and 4; public code: resize 256, random crop 224, flip)."""
+
+    shards: Path
+    train_split: str = "train"
+    validation_split: str = "val"
+    split: str = "test"  # the split that `evaluate` scores
+    resize: Side = 256
+    crop: Side = 224
+    flip: bool = True
+    n_frames: Annotated[int, Field(ge=1, le=64)] = 4
+    sampling: Literal["adjacent", "interval", "gaussian"] = "adjacent"
+    central_fraction: Fraction = 0.6
+    last: Literal["pad", "drop"] = "pad"
+    workers: Annotated[int, Field(ge=0, le=64)] = 2
+    max_bad: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    missing: Literal["error", "skip"] = "error"
+    caveats: tuple[str, ...] = ()  # printed with every figure that comes from this data
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Data:
+        if self.crop > self.resize:
+            raise ValueError(f"data.crop ({self.crop}) is larger than data.resize ({self.resize})")
+        return self
+
+
+class Model(Section):
+    """Encoder, its initial weights, and the decoder's width."""
+
+    encoder: str = "resnet50"
+    weights: str = "imagenet"  # "imagenet", "none", or the path of a state_dict
+    weights_sha256: str | None = None
+    output_stride: Literal[8, 16, 32] | None = None  # None: the encoder's own (8 for the WSOL ResNets)
+    decoder_channels: tuple[Positive, ...] | None = None  # None: the encoder's own
+
+
+class Optimizer(Section):
+    """SGD with the published step schedule: lr = max(base * gamma ** (epoch // step), floor), epoch from 0."""
+
+    lr: Annotated[float, Field(gt=0.0)] = 0.01
+    fast_lr_factor: Annotated[float, Field(gt=0.0)] = 10.0  # for the new layers of the classifier
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegative = 1.0e-4
+    lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    lr_step: Positive = 5
+    lr_floor: NonNegative = 1.0e-7
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # optimizer steps of linear growth from 0; the public code has none
+
+
+class ClassifierStage(Section):
+    """Stage 1: a frame classifier from video tags (public code: 100 epochs, lr 0.001, new layers x10)."""
+
+    epochs: Positive = 100
+    global_batch: Positive = 32  # frames per optimizer step, over all ranks and accumulation steps
+    optimizer: Optimizer = Optimizer(lr=0.001, lr_step=15)
+    from_run: Path | None = None  # take the classifier of another run instead of training one
+
+
+class Cams(Section):
+    """The archive of one low-resolution CAM per training frame, which gives the pseudo-labels of stage 2."""
+
+    method: Literal["layercam"] = "layercam"
+    classifier: Literal["best-localization", "best-classification"] = "best-localization"
+    folder: Path | None = None  # None: `cams/` inside the shard folder
+    batch: Positive = 32
+
+
+class Seeds(Section):
+    """Pseudo-label pixels sampled from a frame's CAM at each step (public code 1000 + 1000, paper 1 + 1)."""
+
+    region: Literal["otsu", "box_of_largest", "all"] = "box_of_largest"
+    fg_fraction: Fraction = 0.7  # share of the region, by CAM rank, that may become foreground
+    bg_fraction: Fraction = 0.1  # share of the frame, by CAM rank, that may become background
+    bg_complement: bool = False  # paper: background = everything outside the Otsu region
+    n_fg: Annotated[int, Field(ge=0)] = 1000
+    n_bg: Annotated[int, Field(ge=0)] = 1000
+    weighted: bool = True
+    dilation: Annotated[int, Field(ge=1, le=31)] = 3  # side of the square, odd; 1 = none
+
+    @model_validator(mode="after")
+    def _odd(self) -> Seeds:
+        if self.dilation % 2 == 0:
+            raise ValueError(f"localizer.seeds.dilation must be odd (got {self.dilation})")
+        return self
+
+
+class Term(Section):
+    """A loss term: active in epochs start_epoch..end_epoch, counted from 1; end_epoch -1 = to the end."""
+
+    weight: NonNegative
+    start_epoch: Annotated[int, Field(ge=0)] = 0
+    end_epoch: Annotated[int, Field(ge=-1)] = -1
+
+
+class PartialCrossEntropy(Term):
+    """Pseudo-label term, Eq. 1 (public code: mean over labelled pixels)."""
+
+    weight: NonNegative = 1.0
+
+
+class SizeBarrier(Term):
+    """Absolute size constraint as extended log barrier, Eq. 3 (public code: 0.01 times one half)."""
+
+    weight: NonNegative = 0.01
+    t_initial: Annotated[float, Field(gt=0.0)] = 1.0
+    t_factor: Annotated[float, Field(ge=1.0)] = 1.01
+    t_max: Annotated[float, Field(gt=0.0)] = 10.0
+
+
+class FrameCrf(Term):
+    """Per-frame CRF term, Eq. 2. 2e-9 was tuned with a filter that returns 0.55-0.63 of the exact affinity."""
+
+    weight: NonNegative = 2.0e-9
+    sigma_rgb: Annotated[float, Field(gt=0.0)] = 15.0
+    sigma_xy: Annotated[float, Field(gt=0.0)] = 100.0
+    scale: Fraction = 1.0
+    backend: str = "auto"
+
+
+class Colocalization(Term):
+    """Multi-frame colour term, Eq. 4-5. `weight` is the paper's lambda_c."""
+
+    weight: NonNegative = 9.0
+    mode: Literal["adaptive", "constant"] = "adaptive"
+    normalizer: Literal["published", "paper"] = "published"
+    paper_floor: Annotated[float, Field(ge=0.0, le=0.5)] = 1.0e-3  # smallest divisor, as a share of all affinities
+    sigma_rgb: Annotated[float, Field(gt=0.0)] = 15.0
+    ramp_steps: Annotated[int, Field(ge=0)] = 0  # optimizer steps of linear growth; the public code has none
+    backend: str = "auto"
+
+
+class Loss(Section):
+    """The four terms of Eq. 5."""
+
+    partial_cross_entropy: PartialCrossEntropy = PartialCrossEntropy()
+    size_barrier: SizeBarrier = SizeBarrier()
+    frame_crf: FrameCrf = FrameCrf()
+    colocalization: Colocalization = Colocalization()
+
+
+class LocalizerStage(Section):
+    """Stage 2: the decoder over the frozen classifier (public code: 10 epochs, lr 0.01, x0.9 every 5 epochs)."""
+
+    epochs: Positive = 10
+    global_batch: Positive = 32  # frames per optimizer step; windows = global_batch // n_frames
+    optimizer: Optimizer = Optimizer(lr=0.01, lr_step=5)
+    seeds: Seeds = Seeds()
+    loss: Loss = Loss()
+
+
+class Engine(Section):
+    """Device, precision and how the work is split."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    accumulation: Positive = 1  # micro-batches per optimizer step on each rank
+    gradient_clipping: NonNegative = 0.0  # 0 = off
+    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads per rank; 0 = cores divided by local ranks
+
+
+class Evaluation(Section):
+    """Boxes and CorLoc as published, under three threshold rules."""
+
+    iou: Fraction = 0.5
+    thresholds: Annotated[int, Field(ge=2, le=10000)] = 1000
+    validation_thresholds: Annotated[int, Field(ge=2, le=10000)] = 250
+    validate_every: Positive = 1  # epochs
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    batch: Positive = 32
+
+
+class Checkpoint(Section):
+    """How often the whole training state is written, and how many of them stay."""
+
+    every_steps: Annotated[int, Field(ge=0)] = 0  # 0 = at the end of each epoch only
+    keep: Positive = 2
+
+
+class Log(Section):
+    """What is reported while the run goes on."""
+
+    every_steps: Positive = 10
+    tensorboard: bool = True
+
+
+class Config(Section):
+    """A whole run: everything that `launchers/train.py` needs to know."""
+
+    run: Run = Run()
+    data: Data
+    model: Model = Model()
+    classifier: ClassifierStage = ClassifierStage()
+    cams: Cams = Cams()
+    localizer: LocalizerStage = LocalizerStage()
+    engine: Engine = Engine()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _window_fits_batch(self) -> Config:
+        if self.data.n_frames > self.localizer.global_batch:
+            raise ValueError(
+                f"localizer.global_batch ({self.localizer.global_batch} frames) is smaller than one window of "
+                f"data.n_frames ({self.data.n_frames}) frames"
+            )
+        return self

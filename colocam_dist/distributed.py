@@ -1,0 +1,176 @@
+"""Who this process is among the workers, and the few collectives that the project uses.
+
+``deepspeed`` and ``torchrun`` set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Under ``srun`` they are
+taken from the SLURM *step* (SLURM_PROCID alone is also set in a batch script, where it means nothing). Otherwise the
+process is alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import warnings
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from colocam_dist.config.schema import Engine
+from colocam_dist.errors import ConfigError
+
+__all__ = ["Workers", "connect", "environment_from_slurm", "resolve_device"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process's place and device; every method is a collective unless it says otherwise."""
+
+    rank: int
+    local_rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes shared files (no communication)."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world > 1:
+            dist.barrier()
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over ranks, in place; every rank gets the same result."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable value, in rank order, on every rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's picklable value on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def average_buffers(self, module: torch.nn.Module) -> None:
+        """Average floating-point buffers (BatchNorm statistics) over ranks.
+
+        DeepSpeed broadcasts parameters but never buffers, so without this a checkpoint would hold the statistics of
+        rank 0's frames only.
+        """
+        if self.world > 1:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.sum(buffer / self.world))
+
+    def close(self) -> None:
+        """Leave the process group; safe to call twice."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def environment_from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """The five rendezvous variables for a process started by ``srun``; empty outside of a SLURM step."""
+    if "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment:
+        return {}
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", "127.0.0.1"))
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        "WORLD_SIZE": environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")),
+        "MASTER_ADDR": environment.get("SLURM_LAUNCH_NODE_IPADDR", _first_node(nodes)),
+        "MASTER_PORT": str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000),
+    }
+
+
+def _first_node(nodelist: str) -> str:
+    """``gpu[03-07,9],cpu1`` -> ``gpu03``."""
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodelist)
+    if match is None:
+        raise ConfigError("SLURM node list cannot be read", where="SLURM_STEP_NODELIST", got=nodelist)
+    return match.group(1) + (match.group(2) or "")
+
+
+def _fill_environment(environment: MutableMapping[str, str]) -> None:
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+        environment.setdefault("LOCAL_RANK", "0")
+        return
+    given = environment_from_slurm(environment)
+    if not given:
+        given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        with socket.socket() as probe:  # a free port, so that two single-process runs never meet
+            probe.bind(("127.0.0.1", 0))
+            given["MASTER_PORT"] = str(probe.getsockname()[1])
+    environment.update(given)
+
+
+def resolve_device(engine: Engine, local_rank: int) -> torch.device:
+    """The device of this rank, or one clear error when the choice cannot run here.
+
+    Raises:
+        ConfigError: CUDA asked for and absent; fp16 without CUDA; bf16 on a machine that merely happens to have no
+            GPU (``engine.device=cpu`` states that slow bf16 on the CPU is meant).
+    """
+    has_cuda = torch.cuda.is_available()
+    device = engine.device if engine.device != "auto" else ("cuda" if has_cuda else "cpu")
+    if device == "cuda" and not has_cuda:
+        raise ConfigError(
+            "no CUDA device here", where="engine.device", got="cuda", wanted="cpu or auto", fix="use engine.device=cpu"
+        )
+    if device == "cpu" and engine.precision == "fp16":
+        raise ConfigError(
+            "fp16 needs a GPU", where="engine.precision", got="fp16 on a CPU", fix="use engine.precision=fp32"
+        )
+    if device == "cpu" and engine.precision == "bf16" and engine.device == "auto":
+        raise ConfigError(
+            "bf16 was asked for and there is no GPU",
+            where="engine.precision",
+            got="bf16, engine.device=auto, no CUDA device",
+            fix="use engine.precision=fp32 (faster on most CPUs), or engine.device=cpu if bf16 on the CPU is meant",
+        )
+    return torch.device(device, local_rank if device == "cuda" else 0) if device == "cuda" else torch.device("cpu")
+
+
+def connect(engine: Engine) -> Workers:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) and quiet DeepSpeed.
+
+    Raises:
+        ConfigError: see :func:`resolve_device`.
+    """
+    _fill_environment(os.environ)
+    local_rank, world = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
+    device = resolve_device(engine, local_rank)
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world)))
+    threads = engine.threads or max(1, len(os.sched_getaffinity(0)) // max(1, local_world))
+    torch.set_num_threads(threads)
+    os.environ["DS_ACCELERATOR"] = device.type
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # third-party deprecations at import are not the user's to mend
+        import deepspeed
+        import deepspeed.ops
+    # The shared-memory op would be compiled for minutes at the first start and serves inference collectives only.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    workers = Workers(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    log.info("rank %d of %d on %s, %d CPU threads", workers.rank, workers.world, device, threads)
+    return workers

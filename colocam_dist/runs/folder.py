@@ -1,0 +1,145 @@
+"""The folder that a run leaves behind.
+
+::
+
+    runs/<name>/
+      config.yaml          resolved settings; `--config` of this file repeats the run
+      metrics.jsonl        one JSON object a line: training steps, validations, stage ends
+      tensorboard/         the same as TensorBoard events
+      checkpoints/<stage>/ step-<n>/ DeepSpeed state (newest valid wins), best-*.pt plain weights
+      receipt.json         shards and frames read, replaced, skipped, per stage and epoch
+      metrics.json         final numbers for machines
+      report.html          final report for people
+      done.json            written last; a run without it has not succeeded (failed.json says why)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from colocam_dist.config import Config, dump, load
+from colocam_dist.errors import RunError
+
+__all__ = ["RunFolder", "write_atomically"]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside `path`, flush to disk, rename: the final name never holds half a file."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class RunFolder:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, config: Config) -> RunFolder:
+        """Make (or, with ``run.on_exists=resume``, take over) the run's folder and save the settings in it.
+
+        Raises:
+            RunError: the folder exists, or cannot be written, or belongs to a run with other settings.
+        """
+        folder = cls(config.run.folder / config.run.name)
+        if folder.config_path.exists():
+            if config.run.on_exists == "error":
+                raise RunError(
+                    "a run of this name exists",
+                    where=folder.path,
+                    fix="choose another run.name, continue it with run.on_exists=resume, or remove the folder",
+                )
+            folder._check_same(config)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.config_path, dump(config))
+            folder.file("failed.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(
+                "run folder cannot be written",
+                where=folder.path,
+                got=error.strerror,
+                fix="set run.folder to a folder you may write to",
+            ) from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            RunError: there is no run at `path`.
+        """
+        folder = cls(path)
+        if not folder.config_path.is_file():
+            raise RunError(
+                "not a run folder", where=path, wanted="a folder with config.yaml", fix="give a run's folder"
+            )
+        return folder
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.yaml"
+
+    def weights(self, stage: str, criterion: str) -> Path:
+        """Plain weights of the epoch of `stage` that was best by `criterion` (for example "best-localization")."""
+        return self.checkpoints(stage) / f"{criterion}.pt"
+
+    def file(self, name: str) -> Path:
+        """Path of a file in the folder."""
+        return self.path / name
+
+    def checkpoints(self, stage: str) -> Path:
+        """Folder of one stage's checkpoints."""
+        return self.path / "checkpoints" / stage
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write a JSON file atomically."""
+        path = self.file(name)
+        write_atomically(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+        return path
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run; None if it is not there."""
+        path = self.file(name)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def _check_same(self, config: Config) -> None:
+        """Resuming may change where and on what a run works, never what it computes."""
+        free = {"run", "engine", "log", "checkpoint"}
+        old = load(self.config_path).model_dump(mode="json", exclude=free)
+        new = config.model_dump(mode="json", exclude=free)
+        old["data"].pop("workers"), new["data"].pop("workers")
+        changed = sorted(_differences(old, new))
+        if changed:
+            raise RunError(
+                "the run to resume has other settings",
+                where=self.config_path,
+                got=", ".join(changed),
+                fix="resume with the same settings, or choose another run.name",
+            )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = old.keys() | new.keys()
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if old == new else [f"{name} ({old} -> {new})"]

@@ -1,0 +1,1 @@
+"""Training under DeepSpeed: the two stages, their engine, schedule, checkpoints and run folder."""

@@ -1,0 +1,71 @@
+"""Between the stages: one LayerCAM per training frame, archived once for every run that can use it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from colocam_dist.cams.archive import ArchiveWriter, CamArchive, CamIdentity
+from colocam_dist.cams.layercam import layercam
+from colocam_dist.config import Config
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.stream import FrameStream
+from colocam_dist.distributed import Workers
+from colocam_dist.models.localizer import Classifier
+from colocam_dist.runs.weights import weights_sha256
+
+__all__ = ["ensure_archive"]
+
+log = logging.getLogger(__name__)
+
+
+def ensure_archive(classifier: Classifier, index: ShotIndex, config: Config, workers: Workers) -> CamArchive:
+    """The archive of `index` for these weights, made now if it is not there yet (collective).
+
+    Every frame is resized to data.crop squared and mapped for its shot's class, as in the public code.
+
+    Raises:
+        DataError: a frame or the archive cannot be read, or the archive's folder cannot be written.
+    """
+    root = Path(config.cams.folder) if config.cams.folder is not None else index.root / "cams"
+    identity = CamIdentity(config.cams.method, weights_sha256(classifier), config.data.crop, index.fingerprint)
+    folder = CamArchive.locate(root, index.split, identity)
+    if workers.from_main((folder / "archive.json").is_file()):
+        log.info("CAM archive %s is reused", folder)
+    else:
+        _write(classifier, index, config, workers, folder)
+        if workers.is_main:
+            log.info("CAM archive %s: %d frames", folder, index.n_frames)
+    return CamArchive.open(folder, CamArchive.key(identity))
+
+
+@torch.no_grad()
+def _write(classifier: Classifier, index: ShotIndex, config: Config, workers: Workers, folder: Path) -> None:
+    classifier = classifier.to(workers.device).eval()
+    crop = config.data.crop
+    probe = classifier.encoder(torch.zeros(1, 3, crop, crop, device=workers.device))[-1]
+    stream = FrameStream(
+        index,
+        np.arange(index.n_frames),
+        crop=crop,
+        batch=config.cams.batch,
+        rank=workers.rank,
+        world=workers.world,
+        workers=config.data.workers,
+    )
+    writer = ArchiveWriter(folder, (index.n_frames, *probe.shape[-2:]), workers.rank, workers.world)
+    for batch in tqdm(stream, desc="cams", unit="batch", disable=None if workers.is_main else True):
+        output = classifier(batch.images_NCHW.to(workers.device))
+        labels_B = batch.labels_N.to(workers.device)
+        maps_Bhw = layercam(output.features[-1].float(), classifier.head.weight, labels_B)
+        writer.write(int(batch.frame_ids_N[0]), maps_Bhw)
+    writer.close()
+    workers.barrier()
+    if workers.is_main:
+        identity = CamIdentity(config.cams.method, weights_sha256(classifier), crop, index.fingerprint)
+        writer.finish(identity)
+    workers.barrier()

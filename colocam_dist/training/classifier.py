@@ -1,0 +1,74 @@
+"""Stage 1: a frame classifier from video-level tags (paper 3; public code's schedule)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from colocam_dist.config import Config
+from colocam_dist.config.schema import Optimizer
+from colocam_dist.data.plan import Plan
+from colocam_dist.data.stream import WindowBatch, WindowStream
+from colocam_dist.distributed import Workers
+from colocam_dist.inference.score import Scorer
+from colocam_dist.models.localizer import Classifier
+from colocam_dist.training.engine import micro_batch
+from colocam_dist.training.inputs import Splits, window_settings
+from colocam_dist.training.schedule import build_sgd
+from colocam_dist.training.trainer import LossModule
+
+__all__ = ["ClassifierStage"]
+
+
+class ClassifierLoss(LossModule):
+    """Mean cross-entropy over the valid frames of a micro-batch."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model: Classifier = model
+        self.epoch = self.step = 0
+        self.terms: dict[str, torch.Tensor] = {}
+
+    def forward(self, batch: WindowBatch) -> torch.Tensor:
+        """Scalar fp32 loss; `terms` holds the training accuracy in percent."""
+        logits_BK = self.model(batch.images_WNCHW.flatten(0, 1)).logits_BK.float()
+        labels_B = batch.labels_W.repeat_interleave(batch.mask_WN.shape[1])
+        valid_B = batch.mask_WN.flatten()
+        each_B = functional.cross_entropy(logits_BK, labels_B, reduction="none")
+        count = valid_B.sum().clamp(min=1)
+        right = (logits_BK.detach().argmax(1) == labels_B) & valid_B
+        self.terms = {"accuracy": 100.0 * right.sum() / count}
+        return (each_B * valid_B).sum() / count
+
+
+class ClassifierStage:
+    """One epoch = every shot once, one random allowed frame of it; two criteria keep two sets of best weights."""
+
+    name = "classifier"
+    criteria = {"best-classification": "classification", "best-localization": "corloc"}  # noqa: RUF012 - read-only protocol attribute
+
+    def __init__(self, model: Classifier, config: Config, splits: Splits, workers: Workers) -> None:
+        settings = config.classifier
+        self.epochs = settings.epochs
+        self.optimizer_settings: Optimizer = settings.optimizer
+        windows, self.windows = micro_batch(
+            settings.global_batch, 1, workers.world, config.engine.accumulation, "classifier.global_batch"
+        )
+        self.stream = WindowStream(
+            splits.train,
+            Plan(len(splits.train.shots), windows, config.run.seed, config.data.last),
+            window_settings(config, n_frames=1),
+            rank=workers.rank,
+            world=workers.world,
+            accumulation=config.engine.accumulation,
+            workers=config.data.workers,
+        )
+        self.module: LossModule = ClassifierLoss(model)
+        fast = [*model.encoder.fast_parameters(), *model.head.parameters()]
+        self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast)
+        self._model = model
+        self._scorer = Scorer(splits.validation, config, workers)
+
+    def validate(self) -> dict[str, float]:
+        """CorLoc of the classifier's LayerCAM (best single threshold) and classification accuracy, in percent."""
+        return self._scorer.summary(self._scorer.layercam(self._model))

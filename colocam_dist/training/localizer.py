@@ -1,0 +1,98 @@
+"""Stage 2: the CoLo-CAM decoder over the frozen classifier (paper 3, Eq. 1-5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import torch
+
+from colocam_dist.cams.align import crop_cams
+from colocam_dist.config import Config
+from colocam_dist.config.schema import Optimizer
+from colocam_dist.data.plan import Plan
+from colocam_dist.data.stream import WindowBatch, WindowStream
+from colocam_dist.distributed import Workers
+from colocam_dist.errors import RunError
+from colocam_dist.inference.score import Scorer
+from colocam_dist.losses import LocalizationLoss
+from colocam_dist.models.localizer import Localizer
+from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
+from colocam_dist.training.engine import micro_batch
+from colocam_dist.training.inputs import Splits, loss_settings, window_settings
+from colocam_dist.training.schedule import build_sgd
+from colocam_dist.training.trainer import LossModule
+
+__all__ = ["LocalizerStage"]
+
+
+class LocalizerLoss(LossModule):
+    """Maps, seeds and the four loss terms of a micro-batch of windows."""
+
+    def __init__(self, model: Localizer, loss: LocalizationLoss, config: Config) -> None:
+        super().__init__()
+        self.model: Localizer = model
+        self.loss = loss
+        self.seeds = SeedSettings(**config.localizer.seeds.model_dump())
+        self.seed = config.run.seed
+        self.resize, self.crop = config.data.resize, config.data.crop
+        self.epoch = self.step = 0
+        self.terms: dict[str, torch.Tensor] = {}
+
+    def forward(self, batch: WindowBatch) -> torch.Tensor:
+        """Scalar fp32 loss; `terms` holds the loss terms and the mean foreground."""
+        if batch.cams_WNhw is None:
+            raise RunError("stage 2 needs the CAM archive", fix="run the stage `cams` first")
+        W, N = batch.mask_WN.shape
+        images_BCHW = batch.images_WNCHW.flatten(0, 1)
+        logits_B2HW = self.model(images_BCHW).map_logits_B2HW
+        with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
+            cams_BHW = crop_cams(
+                batch.cams_WNhw.flatten(0, 1).float(), batch.crops_WN3.flatten(0, 1), resize=self.resize, crop=self.crop
+            )
+            noise_BHW = pixel_noise(batch.frame_ids_WN.flatten(), cams_BHW.shape[1:], seed=self.seed, epoch=self.epoch)
+            seeds_BHW = sample_seeds(cams_BHW, self.seeds, noise_BHW, mask_B=batch.mask_WN.flatten())
+        total, self.terms = self.loss(
+            logits_B2HW.unflatten(0, (W, N)),
+            batch.images_WNCHW,
+            seeds_BHW.unflatten(0, (W, N)),
+            batch.mask_WN,
+            self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
+            self.step,
+        )
+        return total
+
+
+class LocalizerStage:
+    """One epoch = one window of n frames from every shot; best weights by validation CorLoc."""
+
+    name = "localizer"
+    criteria = {"best-localization": "corloc"}  # noqa: RUF012 - read-only protocol attribute
+
+    def __init__(self, model: Localizer, config: Config, splits: Splits, cams: Path, workers: Workers) -> None:
+        settings = config.localizer
+        self.epochs = settings.epochs
+        self.optimizer_settings: Optimizer = settings.optimizer
+        windows, self.windows = micro_batch(
+            settings.global_batch,
+            config.data.n_frames,
+            workers.world,
+            config.engine.accumulation,
+            "localizer.global_batch",
+        )
+        self.stream = WindowStream(
+            splits.train,
+            Plan(len(splits.train.shots), windows, config.run.seed, config.data.last),
+            window_settings(config, n_frames=config.data.n_frames),
+            rank=workers.rank,
+            world=workers.world,
+            accumulation=config.engine.accumulation,
+            workers=config.data.workers,
+            cams=cams,
+        )
+        self.module: LossModule = LocalizerLoss(model, LocalizationLoss(loss_settings(config)), config)
+        self.optimizer = build_sgd(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
+        self._model = model
+        self._scorer = Scorer(splits.validation, config, workers)
+
+    def validate(self) -> dict[str, float]:
+        """CorLoc of the foreground map (best single threshold) and classification accuracy, in percent."""
+        return self._scorer.summary(self._scorer.localizer(self._model))

@@ -1,0 +1,129 @@
+"""A whole run: classifier, CAM archive, localizer, evaluation, report. The entry of ``launchers/train.py``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from colocam_dist.cams.archive import CamArchive
+from colocam_dist.config import Config
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.distributed import Workers, connect
+from colocam_dist.errors import ColocamError, ReportedElsewhereError
+from colocam_dist.inference.evaluate import evaluate_run
+from colocam_dist.inference.load import build_classifier, build_localizer, load_classifier
+from colocam_dist.runs.folder import RunFolder, write_atomically
+from colocam_dist.training.cam_stage import ensure_archive
+from colocam_dist.training.classifier import ClassifierStage
+from colocam_dist.training.inputs import Splits
+from colocam_dist.training.localizer import LocalizerStage
+from colocam_dist.training.metrics import MetricsLog
+from colocam_dist.training.trainer import Stage, Trainer
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def run(config: Config) -> RunFolder:
+    """Do the stages that `config.run.stages` names, in their order; returns the run's folder.
+
+    The last file written is ``done.json``; after an error it is ``failed.json``, with the traceback.
+
+    Raises:
+        ColocamError: bad settings, data or weights; nothing of an earlier run is lost.
+    """
+    workers = connect(config.engine)
+    try:
+        folder = _on_main(workers, lambda: RunFolder.create(config))
+        started = time.time()
+        try:
+            with MetricsLog(folder.path if workers.is_main else None, tensorboard=config.log.tensorboard) as metrics:
+                _Pipeline(config, workers, folder, metrics).run()
+        except ReportedElsewhereError:
+            raise
+        except BaseException as error:
+            facts = {"error": str(error), "type": type(error).__name__, "rank": workers.rank}
+            facts["traceback"] = "".join(traceback.format_exception(error))
+            write_atomically(folder.file("failed.json"), json.dumps(facts, indent=1))
+            raise
+        if workers.is_main:
+            facts = {"seconds": round(time.time() - started, 1), "world": workers.world, "stages": config.run.stages}
+            folder.write_json("done.json", facts)
+        workers.barrier()
+        return folder
+    finally:
+        workers.close()
+
+
+def _on_main(workers: Workers, action: Callable[[], T]) -> T:
+    """Do `action` on rank 0 and give its result, or raise its error, on every rank."""
+    result: T | None = None
+    error: ColocamError | None = None
+    if workers.is_main:
+        try:
+            result = action()
+        except ColocamError as raised:
+            error = raised
+    message = workers.from_main((result, str(error)) if error else (result, None))
+    if error is not None:
+        raise error
+    if message[1] is not None:
+        raise ReportedElsewhereError(message[1])
+    return message[0]
+
+
+def _check(config: Config) -> None:
+    """Everything that can be found wrong before the first step, found by one rank."""
+    Splits.open(config)
+    if "evaluate" in config.run.stages:
+        ShotIndex.open(config.data.shards, config.data.split, missing=config.data.missing)
+
+
+class _Pipeline:
+    def __init__(self, config: Config, workers: Workers, folder: RunFolder, metrics: MetricsLog) -> None:
+        self.config = config
+        self.workers = workers
+        self.folder = folder
+        self.metrics = metrics
+        _on_main(workers, lambda: _check(config))
+        self.splits = Splits.open(config)
+        self.receipt: dict[str, Any] = self.folder.read_json("receipt.json") or {}
+
+    def run(self) -> None:
+        wanted = self.config.run.stages
+        classes = len(self.splits.train.classes)
+        if "classifier" in wanted and self.config.classifier.from_run is None:
+            model = build_classifier(self.config, classes)
+            self._fit(ClassifierStage(model, self.config, self.splits, self.workers))
+        if "localizer" in wanted or "cams" in wanted:
+            archive = self._archive(classes)
+            if "localizer" in wanted:
+                frozen = load_classifier(self.config, self.folder, classes, "best-classification")
+                model = build_localizer(self.config, frozen)
+                self._fit(LocalizerStage(model, self.config, self.splits, archive.path, self.workers))
+        if "evaluate" in wanted:
+            evaluate_run(self.config, self.folder, self.workers)
+
+    def _archive(self, classes: int) -> CamArchive:
+        classifier = load_classifier(self.config, self.folder, classes, self.config.cams.classifier)
+        return ensure_archive(classifier, self.splits.train, self.config, self.workers)
+
+    def _fit(self, stage: Stage) -> None:
+        started = time.perf_counter()
+        trainer = Trainer(stage, self.config, self.workers, self.folder, self.metrics)
+        try:
+            best = trainer.fit()
+        finally:
+            stage.stream.close()
+        seconds = time.perf_counter() - started
+        self.metrics.write(stage.name, "stage", stage.epochs, trainer.step, {"seconds": seconds, **best})
+        parts = self.workers.gather(stage.stream.receipt)
+        if self.workers.is_main:
+            self.receipt[stage.name] = parts
+            self.folder.write_json("receipt.json", self.receipt)

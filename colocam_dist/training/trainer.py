@@ -1,0 +1,167 @@
+"""The training loop that both stages share."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from colocam_dist.config import Config
+from colocam_dist.config.schema import Optimizer
+from colocam_dist.data.stream import WindowBatch, WindowStream
+from colocam_dist.distributed import Workers
+from colocam_dist.errors import RunError
+from colocam_dist.runs.folder import RunFolder
+from colocam_dist.runs.weights import save_weights
+from colocam_dist.training.checkpoint import CheckpointStore
+from colocam_dist.training.engine import build_engine
+from colocam_dist.training.metrics import MetricsLog, StepClock, peak_memory_gib
+from colocam_dist.training.schedule import learning_rate, set_learning_rate
+
+__all__ = ["LossModule", "Stage", "Trainer"]
+
+log = logging.getLogger(__name__)
+
+
+class LossModule(nn.Module):
+    """A model with its loss: what DeepSpeed wraps. `forward(batch)` returns the scalar loss and fills `terms`."""
+
+    model: nn.Module
+    epoch: int  # from 0; set by the trainer before each batch, like step
+    step: int  # optimizer steps done in this stage
+    terms: dict[str, torch.Tensor]  # detached scalars of the last batch
+
+
+class Stage(Protocol):
+    """What a training stage brings to the loop."""
+
+    name: str
+    epochs: int
+    optimizer_settings: Optimizer
+    module: LossModule
+    optimizer: torch.optim.Optimizer
+    stream: WindowStream
+    windows: int  # per micro-batch on this rank
+    criteria: dict[str, str]  # best-weights file stem -> validation value that is maximized
+
+    def validate(self) -> dict[str, float]:
+        """Score the validation split (collective; equal on all ranks)."""
+
+
+class Trainer:
+    """Runs a stage from wherever its newest checkpoint stands to the end."""
+
+    def __init__(self, stage: Stage, config: Config, workers: Workers, folder: RunFolder, metrics: MetricsLog) -> None:
+        self.stage = stage
+        self.config = config
+        self.workers = workers
+        self.metrics = metrics
+        self.folder = folder
+        self.store = CheckpointStore(folder.checkpoints(stage.name), workers, keep=config.checkpoint.keep)
+        self.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
+        self.step = 0  # optimizer steps done
+        self.best: dict[str, float] = {}
+
+    def fit(self) -> dict[str, float]:
+        """Train; returns the best value of each criterion. Receipts stay in the stage's stream."""
+        stage, evaluation = self.stage, self.config.evaluation
+        if not self._restore():
+            self._validate(epoch=0)  # the untrained model is a candidate, as in the public code
+        for epoch in range(stage.stream.epoch, stage.epochs):
+            self._train_epoch(epoch)
+            if (epoch + 1) % evaluation.validate_every == 0 or epoch + 1 == stage.epochs:
+                self._validate(epoch + 1)
+            self._save()
+        return self.best
+
+    def _train_epoch(self, epoch: int) -> None:
+        stage, every = self.stage, self.config.log.every_steps
+        accumulation = self.config.engine.accumulation
+        stage.module.train()
+        steps = len(stage.stream) // accumulation
+        done = stage.stream.plan.steps_per_epoch - steps
+        clock, sums, count = StepClock(), {}, 0
+        with self.metrics.progress(stage.name, stage.epochs, epoch, steps + done, done) as bar:
+            for micro, batch in enumerate(stage.stream, start=1):
+                clock.working()
+                terms = self._micro_step(batch, epoch)
+                sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+                count += 1
+                boundary = micro % accumulation == 0
+                self.step += boundary
+                clock.waiting(batch.mask_WN.numel())
+                if boundary and (self.step % every == 0 or micro == steps * accumulation):
+                    values = {name: float(value) / count for name, value in sums.items()}
+                    sums, count = {}, 0
+                    self._report(epoch, values, clock, bar)
+                bar.update(boundary)
+                every_save = self.config.checkpoint.every_steps
+                if boundary and every_save and self.step % every_save == 0 and micro < steps * accumulation:
+                    self._save()
+
+    def _micro_step(self, batch: WindowBatch, epoch: int) -> dict[str, torch.Tensor]:
+        """Forward, backward and (at an accumulation boundary) the optimizer step; mean terms over ranks."""
+        stage = self.stage
+        rate = learning_rate(stage.optimizer_settings, epoch, self.step)
+        set_learning_rate(stage.optimizer, rate)
+        stage.module.epoch, stage.module.step = epoch, self.step
+        loss = self.engine(batch.to(self.workers.device))
+        named = {"loss": loss.detach(), **stage.module.terms}
+        values = torch.stack([value.float().reshape(()) for value in named.values()])
+        values = self.workers.sum(values) / self.workers.world
+        if not torch.isfinite(values[0]):
+            listed = ", ".join(f"{name} {float(value):.4g}" for name, value in zip(named, values, strict=True))
+            raise RunError(
+                "the loss is not finite",
+                where=f"stage {stage.name}, epoch {epoch + 1}, step {self.step + 1}",
+                got=listed,
+                fix="lower the learning rate or the weight of the term that grew; the last checkpoint is whole",
+            )
+        self.engine.backward(loss)
+        self.engine.step()
+        return dict(zip(named, values, strict=True))
+
+    def _report(self, epoch: int, values: dict[str, float], clock: StepClock, bar: Any) -> None:
+        stage = self.stage
+        values["lr"] = learning_rate(stage.optimizer_settings, epoch, self.step - 1)
+        values |= clock.read(self.workers.world)
+        values["memory_gib"] = peak_memory_gib(self.workers.device)
+        self.metrics.write(stage.name, "train", epoch + 1, self.step, values)
+        bar.set_postfix({name: f"{value:.3g}" for name, value in values.items() if name != "lr"}, refresh=False)
+
+    def _validate(self, epoch: int) -> None:
+        stage = self.stage
+        self.workers.average_buffers(stage.module)
+        stage.module.eval()
+        scores = stage.validate()
+        self.metrics.write(stage.name, "validation", epoch, self.step, scores)
+        for stem, name in stage.criteria.items():
+            if stem not in self.best or scores[name] > self.best[stem]:
+                self.best[stem] = scores[name]
+                if self.workers.is_main:
+                    facts = {"epoch": epoch, "step": self.step, "criterion": name, "score": scores[name]}
+                    save_weights(self.folder.weights(stage.name, stem), stage.module.model, facts)
+        if self.workers.is_main:
+            listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            log.info("%s epoch %d/%d: %s", stage.name, epoch, stage.epochs, listed)
+        self.workers.barrier()
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "best": self.best,
+            "stream": self.stage.stream.state_dict(),
+        }
+        self.workers.average_buffers(self.stage.module)
+        self.store.save(self.engine, self.step, state)
+
+    def _restore(self) -> bool:
+        state = self.store.restore(self.engine)
+        if state is None:
+            return False
+        self.step, self.best = state["step"], state["best"]
+        self.stage.stream.load_state_dict(state["stream"])
+        log.info("%s continues at step %d", self.stage.name, self.step)
+        return True

@@ -1,0 +1,101 @@
+"""Settings: round trip, overrides, and errors that name everything at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from colocam_dist.config import dump, load, parse, setting_names
+from colocam_dist.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_its_dump_repeats_it(recipe: Path, tmp_path: Path) -> None:
+    config = load(recipe)
+    again = tmp_path / "config.yaml"
+    again.write_text(dump(config))
+    assert load(again) == config
+
+
+def test_the_recipes_of_the_readme_exist() -> None:
+    names = {path.stem for path in RECIPES}
+    assert {"demo", "mini_yto22", "youtube_objects_v1_resnet50"} <= names
+    assert {f"youtube_objects_v2.2_{encoder}" for encoder in ("resnet50", "vgg16", "inceptionv3")} <= names
+
+
+def test_overrides_win_over_the_file_and_are_applied_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {shards: here, n_frames: 2}\nlocalizer: {optimizer: {lr: 1e-3}}\n")
+    config = load(path, ["data.n_frames=3", "data.n_frames=5", "localizer.loss.colocalization.weight=7"])
+    assert config.data.n_frames == 5
+    assert config.localizer.optimizer.lr == 1e-3, "YAML reads 1e-3 as text; the schema must still see a number"
+    assert config.localizer.loss.colocalization.weight == 7
+
+
+def test_all_errors_come_at_once_with_the_nearest_names(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {shards: here, nframes: 2}\n")
+    overrides = ["data.crop=wide", "classifier.epochs=0", "localizer.loss.colocalisation.weight=3", "junk", "modle.x=1"]
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    message = str(caught.value)
+    assert message.startswith("6 problems")
+    assert f"data.nframes [{path}]: unknown setting; did you mean data.n_frames" in message
+    assert "data.crop [command line]: Input should be a valid integer" in message
+    assert "'wide'" in message
+    assert "classifier.epochs [command line]" in message
+    assert "did you mean localizer.loss.colocalization" in message
+    assert "junk: not an override" in message
+    assert "modle [command line]: unknown setting; did you mean model" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["data.crop=512"], "larger than data.resize"),
+        (["data.n_frames=40"], "smaller than one window"),
+        (["localizer.seeds.dilation=4"], "must be odd"),
+        (["run.name=../evil"], "run.name"),
+        (["data.n_frames=[1"], "not YAML"),
+        (["data.n_frames=2", "data.n_frames.x=1"], "is a value, not a section"),
+    ],
+)
+def test_contradictions_are_named(overrides: list[str], part: str) -> None:
+    with pytest.raises(ConfigError, match=r"problems? in the settings") as caught:
+        load(None, ["data.shards=here", *overrides])
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"), [("a: [", "not YAML"), ("- 1\n", "not a mapping"), (None, "cannot be read")]
+)
+def test_a_file_that_is_no_configuration_is_refused(content: str | None, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=part) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_command_line_takes_what_launchers_add() -> None:
+    command = parse("x", ["--local_rank=1", "data.n_frames=4", "--config", "a.yaml", "run.seed=2", "--print-config"])
+    assert command.config == Path("a.yaml")
+    assert command.overrides == ("data.n_frames=4", "run.seed=2")
+    assert command.print_config
+
+
+def test_an_unknown_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("x", ["--confg", "a.yaml"])
+    assert caught.value.code == 2
+    assert "--confg" in capsys.readouterr().err
+
+
+def test_setting_names_are_unique_and_reach_the_leaves() -> None:
+    names = list(setting_names())
+    assert len(names) == len(set(names))
+    assert "localizer.loss.size_barrier.t_factor" in names

@@ -1,0 +1,60 @@
+"""Run folders: never overwritten, resumed only with the same settings, files whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from colocam_dist.config import load
+from colocam_dist.errors import RunError
+from colocam_dist.runs.folder import RunFolder, write_atomically
+
+
+def make(tmp_path: Path, *overrides: str) -> RunFolder:
+    return RunFolder.create(load(None, ["data.shards=here", f"run.folder={tmp_path}", "run.name=a", *overrides]))
+
+
+def test_a_name_that_exists_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "a" / "metrics.jsonl").write_text("kept\n")
+    with pytest.raises(RunError, match="a run of this name exists"):
+        make(tmp_path)
+    assert (tmp_path / "a" / "metrics.jsonl").read_text() == "kept\n"
+
+
+def test_resume_takes_over_with_the_same_settings_only(tmp_path: Path) -> None:
+    make(tmp_path)
+    make(tmp_path, "run.on_exists=resume", "data.workers=0", "log.every_steps=3")
+    with pytest.raises(RunError, match=r"data\.n_frames \(4 -> 2\)"):
+        make(tmp_path, "run.on_exists=resume", "data.n_frames=2")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(RunError, match="cannot be written") as caught:
+        make(tmp_path, f"run.folder={blocker}")
+    assert str(blocker) in str(caught.value)
+    assert "run.folder" in str(caught.value)
+
+
+def test_opening_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file.json"
+    write_atomically(target, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]

@@ -1,0 +1,60 @@
+"""Where ranks come from, and which device a run may use."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from colocam_dist.config.schema import Engine
+from colocam_dist.distributed import environment_from_slurm, resolve_device
+from colocam_dist.errors import ConfigError
+
+
+def test_a_slurm_step_gives_all_five_variables() -> None:
+    step = {
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "gpu[03-07,9],cpu1",
+        "SLURM_JOB_ID": "123456",
+    }
+    given = environment_from_slurm(step)
+    assert given == {
+        "RANK": "3",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "gpu03",
+        "MASTER_PORT": str(20000 + 123456 % 20000),
+    }
+
+
+def test_a_batch_script_is_not_a_rank() -> None:
+    assert environment_from_slurm({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}) == {}
+
+
+@pytest.mark.parametrize(("nodes", "first"), [("one", "one"), ("a,b", "a"), ("n[1,2]", "n1"), ("n[08-11]", "n08")])
+def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": nodes}
+    assert environment_from_slurm(step)["MASTER_ADDR"] == first
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"device": "cuda"}, "no CUDA device"),
+        ({"precision": "fp16"}, "fp16 needs a GPU"),
+        ({"precision": "bf16"}, "bf16 was asked for and there is no GPU"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_without_one(
+    settings: dict[str, str], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=part) as caught:
+        resolve_device(Engine.model_validate(settings), 0)
+    assert "fix:" in str(caught.value)
+
+
+def test_bf16_on_a_cpu_is_possible_when_said() -> None:
+    assert resolve_device(Engine(device="cpu", precision="bf16"), 0) == torch.device("cpu")
