@@ -1,0 +1,108 @@
+"""The U-Net decoder: encoder features to two full-size maps.
+
+Shape suffixes: B frames, C channels, H and W the image size, h and w the size of a feature map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from colocam_dist.errors import ConfigError
+
+__all__ = ["UNetDecoder"]
+
+N_MAPS = 2  # 0 = background, 1 = foreground
+
+
+class ConvNormRelu(nn.Sequential):
+    """3x3 convolution without bias, BatchNorm, ReLU; Kaiming-uniform weights (fan in)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        nn.init.kaiming_uniform_(convolution.weight, mode="fan_in", nonlinearity="relu")
+        super().__init__(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+class UpBlock(nn.Module):
+    """Twice the size, beside the skip's channels, two convolutions.
+
+    Where strides were taken out of the encoder the skip is *not* twice as large: the doubled map is resized back to the
+    skip's size, as in the public code.
+    """
+
+    def __init__(self, channels_in: int, skip_channels: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNormRelu(channels_in + skip_channels, channels_out)
+        self.conv2 = ConvNormRelu(channels_out, channels_out)
+
+    def forward(self, x_BChw: Tensor, skip_BChw: Tensor | None) -> Tensor:
+        """``[B, C_in, h, w]`` to ``[B, C_out, h', w']``: the skip's size, or twice the input's without a skip."""
+        x_BChw = functional.interpolate(x_BChw, scale_factor=2, mode="nearest")
+        if skip_BChw is not None:
+            size = (skip_BChw.shape[2], skip_BChw.shape[3])
+            x_BChw = torch.cat([_resize(x_BChw, size), skip_BChw], 1)
+        return self.conv2(self.conv1(x_BChw))
+
+
+class UNetDecoder(nn.Module):
+    """U-Net decoder with a two-channel head (paper 3.1: the decoder g; layout of the public code).
+
+    One block per feature map: each but the last takes the next shallower feature map as skip. BatchNorm uses the
+    statistics of the process's own batch.
+
+    Args:
+        feature_channels: channels of the encoder's maps, shallow to deep, at least one.
+        decoder_channels: widths of the blocks, deep to shallow, one per feature map.
+        center_block: two convolutions on the deepest map first (VGG-16).
+
+    Raises:
+        ConfigError: not one width per feature map.
+    """
+
+    def __init__(
+        self, feature_channels: Sequence[int], decoder_channels: Sequence[int], center_block: bool = False
+    ) -> None:
+        super().__init__()
+        if len(decoder_channels) != len(feature_channels):
+            raise ConfigError(
+                "the decoder needs one width per feature map of the encoder",
+                where="model.decoder_channels",
+                got=tuple(decoder_channels),
+                wanted=f"{len(feature_channels)} widths, for maps of {tuple(feature_channels)} channels",
+            )
+        deepest = feature_channels[-1]
+        self.center = (
+            nn.Sequential(ConvNormRelu(deepest, deepest), ConvNormRelu(deepest, deepest)) if center_block else None
+        )
+        skips = [*reversed(feature_channels[:-1]), 0]
+        inputs = [deepest, *decoder_channels[:-1]]
+        self.blocks = nn.ModuleList(map(UpBlock, inputs, skips, decoder_channels))
+        self.head = nn.Conv2d(decoder_channels[-1], N_MAPS, 3, padding=1)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # a Conv2d has a bias unless told otherwise
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Map logits.
+
+        Args:
+            features: float maps ``[B, C, h, w]``, shallow to deep, of the channels given at construction.
+            size: height and width of the images.
+
+        Returns:
+            Logits ``[B, 2, H, W]``; channel 0 is background, 1 foreground. S = softmax over the channels.
+        """
+        x_BChw = features[-1] if self.center is None else self.center(features[-1])
+        skips: list[Tensor | None] = [*reversed(features[:-1]), None]
+        for block, skip_BChw in zip(self.blocks, skips, strict=True):
+            x_BChw = block(x_BChw, skip_BChw)
+        return _resize(self.head(x_BChw), size)
+
+
+def _resize(x_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    if x_BChw.shape[2:] == size:
+        return x_BChw
+    return functional.interpolate(x_BChw, size, mode="bilinear", align_corners=True)
