@@ -1,0 +1,119 @@
+"""Co-localization (CoLoc): the multi-frame color term of Eq. 4 with the adaptive weight of Eq. 5.
+
+Shape suffixes: W windows (first) or width (last), N frames per window, C = 3 color channels, H height.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from colocam_dist.kernels import color_affinity
+from colocam_dist.losses.term import TermSettings, mean_where
+
+__all__ = ["Colocalization", "ColocalizationSettings"]
+
+
+@dataclass(frozen=True)
+class ColocalizationSettings(TermSettings):
+    """Weight, epochs and the form of the weight.
+
+    Attributes:
+        weight: the paper's lambda_c.
+        mode: ``adaptive`` divides each window's value by its own magnitude, held constant for the gradient;
+            ``constant`` only multiplies by ``weight`` (values grow with the square of the number of pixels).
+        normalizer: the form of the value, which matters for ``adaptive``. ``published``: R - 1'W1 =
+            -sum_r S_r' W S_r, as in the public code; its magnitude stays in [1/2, 1] of 1'W1. ``paper``: R itself,
+            Eq. 4, which goes to 0 as maps become consistent or constant, so that the gradient grows without bound; it
+            starts 4 to 6 times stronger than the form that published weights were tuned with.
+        paper_floor: smallest divisor of the ``paper`` normalizer, as a share of 1'W1 (R itself is at most 1/2 of it).
+            Below the floor the loss value falls under ``weight`` and the gradient stays bounded. 0 = Eq. 5 to the
+            letter, which is 0/0 for a map that is exactly constant at 0 or 1.
+        sigma_rgb: width of the color kernel, in steps of 0..255.
+        ramp_steps: the weight grows linearly over this many optimizer steps; 0 = full weight at once (public code).
+        backend: passed to :func:`colocam_dist.kernels.color_affinity`.
+    """
+
+    weight: float = 9.0
+    mode: Literal["adaptive", "constant"] = "adaptive"
+    normalizer: Literal["published", "paper"] = "published"
+    paper_floor: float = 1.0e-3
+    sigma_rgb: float = 15.0
+    ramp_steps: int = 0
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("adaptive", "constant") or self.normalizer not in ("published", "paper"):
+            raise ValueError(
+                "ColocalizationSettings: wanted mode adaptive or constant and normalizer published or paper, "
+                f"got {self.mode!r} and {self.normalizer!r}"
+            )
+        if not (self.sigma_rgb > 0.0 and 0.0 <= self.paper_floor <= 0.5 and self.ramp_steps >= 0):
+            raise ValueError(
+                "ColocalizationSettings: wanted sigma_rgb > 0, paper_floor in [0, 0.5] and ramp_steps >= 0, "
+                f"got {self.sigma_rgb}, {self.paper_floor} and {self.ramp_steps}"
+            )
+
+
+class Colocalization(nn.Module):
+    """Mean over the windows with at least two valid frames of the weighted color term.
+
+    Every pixel of every frame of a window is connected to every other by a Gaussian of their color distance alone, so
+    the object may be anywhere in each frame. With the published normalizer the adaptive value is exactly -weight.
+    """
+
+    def __init__(self, settings: ColocalizationSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def ramp(self, step: int | None) -> float:
+        """Share of the weight at optimizer step ``step`` (numbered from 0), in (0, 1].
+
+        Raises:
+            ValueError: ``ramp_steps`` is set and no step is given.
+        """
+        if self.settings.ramp_steps == 0:
+            return 1.0
+        if step is None:
+            raise ValueError(
+                f"Colocalization: ramp_steps={self.settings.ramp_steps} needs the optimizer step, got None"
+            )
+        return min(1.0, (step + 1) / self.settings.ramp_steps)
+
+    def forward(
+        self, fg_WNHW: Tensor, images_WNCHW: Tensor, mask_WN: Tensor, step: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted value of the term, and how much the maps disagree with the colors.
+
+        Args:
+            fg_WNHW: float ``[W, N, H, W]`` in [0, 1], the foreground map.
+            images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels after crop and flip, never normalized.
+            mask_WN: bool ``[W, N]``; frames with False do not count, windows with fewer than two others neither.
+            step: optimizer steps made so far in this stage, needed when ``ramp_steps`` is set.
+
+        Returns:
+            float32 scalar loss, 0 with a graph when no window counts; and, without a graph, the mean over the windows
+            of R / 1'W1 in [0, 1/2]. The adaptive loss is constant by construction; this share shows progress.
+        """
+        settings = self.settings
+        counts_W = mask_WN.sum(1) >= 2
+        value_W, total_W = color_affinity(
+            fg_WNHW.float(),
+            images_WNCHW,
+            sigma_rgb=settings.sigma_rgb,
+            backend=settings.backend,
+            mask=mask_WN & counts_W[:, None],
+        )
+        loss_W = value_W - total_W if settings.normalizer == "published" else value_W
+        if settings.mode == "adaptive":
+            size_W = loss_W.detach().abs()
+            if settings.normalizer == "paper":
+                size_W = torch.maximum(size_W, settings.paper_floor * total_W)
+            # A window that does not count has 0 / 0; it is left out of the mean below.
+            loss_W = loss_W / size_W.masked_fill(~counts_W, 1.0)
+        disagreement = mean_where(value_W.detach() / total_W.masked_fill(~counts_W, 1.0), counts_W)
+        return settings.weight * self.ramp(step) * mean_where(loss_W, counts_W), disagreement

@@ -1,0 +1,42 @@
+"""Boxes on new videos, no labels needed: ``python launchers/predict.py --run RUN --input VIDEO --output OUT``.
+
+A folder of videos or pictures works like a video.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from launchers.console import run_console
+
+
+def main() -> int:
+    """Parse, predict, print where the results are."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--input", type=Path, required=True, help="a video, a folder of pictures, or a folder of those")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for predictions.json, .csv and overlay videos"
+    )
+    parser.add_argument("--threshold", type=float, help="map threshold in (0, 1); default: the run's validation one")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--no-video", action="store_true", help="write no overlay videos")
+    given = parser.parse_args()
+    from colocam_dist.inference.predict import predict
+
+    result = predict(
+        given.run,
+        given.input,
+        given.output,
+        threshold=given.threshold,
+        device=given.device,
+        overlays=not given.no_video,
+    )
+    print(f"{result.frames} frames of {result.clips} clips, {1000 * result.seconds_per_frame:.1f} ms per frame")
+    print(f"done: {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_console(main)

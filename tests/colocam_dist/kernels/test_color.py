@@ -1,0 +1,172 @@
+"""Color affinity against dense float64 truth, published fixtures and closed forms."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from colocam_dist.kernels import COLOR_BACKENDS, color_affinity
+
+
+def value_total_gradient(fg: Tensor, frames: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    fg = fg.detach().clone().requires_grad_()
+    value, total = color_affinity(fg, frames, **options)
+    (gradient,) = torch.autograd.grad(value.sum(), fg)
+    return value.detach(), total, gradient
+
+
+def relative(ours: Tensor, truth: Tensor) -> float:
+    return float((ours.double() - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+@pytest.mark.parametrize("sigma", [7.5, 15.0, 40.0])
+def test_value_total_and_gradient_are_exact(
+    backend: str, sigma: float, natural: Tensor, soft: Tensor, dense: Any
+) -> None:
+    truth = dense(soft, natural, sigma)
+    ours = value_total_gradient(soft, natural, backend=backend, sigma_rgb=sigma)
+    assert relative(ours[0], truth[0]) < 1e-6
+    assert relative(ours[1], truth[1]) < 1e-6
+    assert relative(ours[2].flatten(), truth[2]) < 2e-6
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+@pytest.mark.parametrize("case", ["smooth_n1", "smooth_n2", "smooth_n4", "noise_n1", "noise_n2", "noise_n4"])
+def test_the_published_fixtures(case: str, backend: str, shared: Path) -> None:
+    data = np.load(shared / "fixtures" / "crf_filters.npz")
+    frames = torch.from_numpy(data[f"{case}_images"])
+    fg = torch.from_numpy(data[f"{case}_S"])[:, 1]
+    value, total, gradient = value_total_gradient(fg, frames, backend=backend)
+    assert float(value - total) == pytest.approx(float(data[f"{case}_color_loss_exact"]), rel=1e-5)
+    assert float(total) == pytest.approx(float(data[f"{case}_color_degree_total_exact"]), rel=1e-5)
+    filtered = torch.from_numpy(data[f"{case}_color_AS_exact"])[0]  # [2, H, n * W], frames along the width
+    expected = 2 * (filtered[0] - filtered[1]).view(32, len(fg), 32).transpose(0, 1)
+    assert relative(gradient, expected) < 1e-5
+    assert float((gradient - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+def test_gradcheck_with_a_mask_and_an_upstream_gradient(backend: str, natural: Tensor, soft: Tensor) -> None:
+    fg = soft[:, 3:5, 5:7].double().expand(2, 3, 2, 2).clone().requires_grad_()
+    frames = natural[:, :, 3:5, 5:7].expand(2, 3, 3, 2, 2)
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+
+    def scaled(fg: Tensor) -> Tensor:
+        value, _ = color_affinity(fg, frames, backend=backend, mask=mask)
+        return (value * torch.tensor([0.7, -1.3], dtype=torch.float64)).sum().sin()
+
+    assert torch.autograd.gradcheck(scaled, (fg,), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+def test_masked_frames_are_as_if_they_were_not_there(backend: str, natural: Tensor, soft: Tensor) -> None:
+    mask = torch.tensor([True, False, True])
+    with_mask = value_total_gradient(soft, natural, backend=backend, mask=mask)
+    without = value_total_gradient(soft[mask], natural[mask], backend=backend)
+    assert torch.allclose(with_mask[0], without[0], rtol=1e-6)
+    assert torch.allclose(with_mask[1], without[1], rtol=1e-6)
+    assert torch.allclose(with_mask[2][mask], without[2], rtol=1e-5)
+    assert with_mask[2][1].abs().max() == 0
+    nothing = value_total_gradient(soft, natural, backend=backend, mask=torch.zeros(3, dtype=torch.bool))
+    assert [float(part.abs().max()) for part in nothing] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+def test_symmetries(backend: str, natural: Tensor, soft: Tensor) -> None:
+    value, _, gradient = value_total_gradient(soft, natural, backend=backend)
+    swapped = value_total_gradient(1 - soft, natural, backend=backend)
+    assert torch.allclose(swapped[0], value, rtol=1e-5)
+    assert torch.allclose(swapped[2], -gradient, rtol=1e-4, atol=1e-3)
+    order = torch.tensor([2, 0, 1])
+    permuted = value_total_gradient(soft[order], natural[order], backend=backend)
+    assert torch.allclose(permuted[0], value, rtol=1e-6)
+    assert torch.allclose(permuted[2], gradient[order], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+def test_closed_forms(backend: str) -> None:
+    one = torch.full((2, 3, 9, 11), 77, dtype=torch.uint8)
+    fg = torch.full((2, 9, 11), 0.25)
+    pixels = fg.numel()
+    value, total, gradient = value_total_gradient(fg, one, backend=backend)
+    assert float(total) == pytest.approx(pixels**2, rel=1e-5)
+    assert float(value) == pytest.approx(2 * 0.25 * 0.75 * pixels**2, rel=1e-5)
+    assert torch.allclose(gradient, torch.full_like(fg, 2 * (1 - 0.5) * pixels), rtol=1e-5)
+    two = one.clone()
+    two[1, 0] += 20  # another color at distance 20 in red
+    half = pixels // 2
+    apart = float(np.exp(-(20.0**2) / (2 * 15.0**2)))
+    hard = torch.stack([torch.zeros(9, 11), torch.ones(9, 11)])
+    value, total, _ = value_total_gradient(hard, two, backend=backend)
+    assert float(total) == pytest.approx(2 * half**2 * (1 + apart), rel=1e-5)
+    assert float(value) == pytest.approx(2 * half**2 * apart, rel=1e-5)
+
+
+def test_all_black_windows_are_finite() -> None:
+    black = torch.zeros(4, 3, 40, 40, dtype=torch.uint8)
+    value, total, gradient = value_total_gradient(torch.rand(4, 40, 40), black)
+    assert torch.isfinite(gradient).all()
+    assert 0 < float(value) < float(total) / 2 + 1
+    assert float(total) == pytest.approx(6400**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype, natural: Tensor, soft: Tensor) -> None:
+    half = soft.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, _, gradient = value_total_gradient(half, natural, backend="histogram")
+    exact = value_total_gradient(half.float(), natural, backend="histogram")
+    assert value.dtype == torch.float32
+    assert torch.equal(value, exact[0])
+    assert gradient.dtype == dtype
+    assert torch.equal(gradient, exact[2].to(dtype))
+
+
+def test_a_large_window_needs_no_memory_of_the_square_of_its_pixels() -> None:
+    frames = torch.randint(0, 256, (4, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fg = torch.rand(4, 128, 128)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    value_total_gradient(fg, frames, backend="histogram")
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 400, f"{grown:.0f} MiB; the matrix would have {4 * fg.numel() ** 2 / 2**20:.0f} MiB"
+
+
+def test_auto_says_once_what_it_chose(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colocam_dist.kernels.operator._ANNOUNCED", set())
+    frames = torch.zeros(2, 3, 40, 40, dtype=torch.uint8)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            color_affinity(torch.rand(2, 40, 40), frames)
+        color_affinity(torch.rand(2, 4, 4), frames[..., :4, :4])
+    assert [record.getMessage() for record in caplog.records] == [
+        "color_affinity: backend histogram (3200 pixels per window)",
+        "color_affinity: backend exact (32 pixels per window)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fg": torch.rand(2, 4, 4, dtype=torch.float32).long()}, "wanted float fg"),
+        ({"fg": torch.rand(4, 4)}, "wanted float fg"),
+        ({"frames": torch.rand(2, 3, 4, 4)}, "wanted uint8 frames"),
+        ({"frames": torch.zeros(2, 3, 4, 5, dtype=torch.uint8)}, "wanted uint8 frames"),
+        ({"mask": torch.ones(3, dtype=torch.bool)}, "wanted bool mask"),
+        ({"mask": torch.ones(2)}, "wanted bool mask"),
+        ({"backend": "lattice"}, "histogram or exact"),
+        ({"sigma_rgb": 0.0}, "sigma_rgb > 0"),
+    ],
+)
+def test_wrong_inputs_are_named(change: dict[str, Any], message: str) -> None:
+    inputs: dict[str, Any] = {"fg": torch.rand(2, 4, 4), "frames": torch.zeros(2, 3, 4, 4, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=message):
+        color_affinity(**(inputs | change))
