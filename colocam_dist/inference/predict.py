@@ -180,4 +180,6 @@ def _write_rows(output: Path, rows: list[FramePrediction], facts: dict[str, Any]
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     write_atomically(output / "predictions.csv", table.getvalue())
-    write_atomically(output / "predictions.json", json.dumps({**facts, "frames": [asdict(row) for row in rows]}, indent=1))
+    write_atomically(
+        output / "predictions.json", json.dumps({**facts, "frames": [asdict(row) for row in rows]}, indent=1)
+    )

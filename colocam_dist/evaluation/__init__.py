@@ -1,0 +1,1 @@
+"""From maps to boxes to CorLoc, as published, under three stated threshold rules."""

@@ -1,0 +1,134 @@
+"""Runs a map-making network over the labelled frames of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from colocam_dist.cams.layercam import layercam
+from colocam_dist.config import Config
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.stream import FrameStream
+from colocam_dist.distributed import Workers
+from colocam_dist.errors import DataError
+from colocam_dist.evaluation.boxes import boxes_over_thresholds, threshold_grid
+from colocam_dist.evaluation.corloc import FrameScores, best_threshold
+from colocam_dist.evaluation.iou import iou_inclusive, scale_boxes
+from colocam_dist.models.localizer import Classifier, Localizer
+
+__all__ = ["MapMaker", "Scorer", "layercam_maps", "localizer_maps"]
+
+MapMaker = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(uint8 images [B, 3, H, W], true labels [B]) -> (maps [B, H, W] in [0, 1], class logits [B, K])."""
+
+
+def layercam_maps(model: Classifier) -> MapMaker:
+    """LayerCAM of the true class, min-max normalized at low resolution, then bilinear to the image (published)."""
+
+    def make(images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        output = model(images_BCHW)
+        cams_Bhw = layercam(output.features[-1].float(), model.head.weight.float(), labels_B)
+        size = list(images_BCHW.shape[-2:])
+        maps_BHW = functional.interpolate(cams_Bhw[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        return maps_BHW.clamp(0.0, 1.0), output.logits_BK
+
+    return make
+
+
+def localizer_maps(model: Localizer) -> MapMaker:
+    """The localizer's foreground probability, not normalized (published)."""
+
+    def make(images_BCHW: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        output = model(images_BCHW)
+        return output.map_logits_B2HW.float().softmax(1)[:, 1].clamp(0.0, 1.0), output.class_logits_BK
+
+    return make
+
+
+class Scorer:
+    """Scores map makers on one split; work is divided over ranks and every rank gets the whole result.
+
+    Args:
+        index: the split.
+        config: image size, IoU, batch and workers.
+        workers: this rank.
+        thresholds: number of thresholds; None takes ``evaluation.validation_thresholds``.
+
+    Raises:
+        DataError: no frame of the split has a box.
+    """
+
+    def __init__(self, index: ShotIndex, config: Config, workers: Workers, thresholds: int | None = None) -> None:
+        self.index = index
+        self.config = config
+        self.workers = workers
+        self.thresholds = threshold_grid(thresholds or config.evaluation.validation_thresholds)
+        self.frames = index.labelled_frames()
+        if not len(self.frames):
+            raise DataError(
+                f"split {index.split} has no boxes, so nothing can be scored",
+                where=index.root,
+                fix="build it with boxes (boxes.csv), or choose a split that has them",
+            )
+
+    def score(self, model: torch.nn.Module, maps: MapMaker) -> FrameScores:
+        """IoU of every labelled frame at every threshold (collective). `model` is put in eval mode on the device."""
+        workers, size = self.workers, self.config.data.crop
+        model.to(workers.device).eval()
+        stream = FrameStream(
+            self.index,
+            self.frames,
+            crop=size,
+            batch=self.config.evaluation.batch,
+            rank=workers.rank,
+            world=workers.world,
+            workers=min(1, self.config.data.workers),
+        )
+        rows: list[NDArray[np.float64]] = []
+        predicted: list[int] = []
+        with torch.inference_mode():
+            hidden = None if workers.is_main else True
+            for batch in tqdm(stream, desc=f"score {self.index.split}", unit="batch", leave=False, disable=hidden):
+                images_BCHW = batch.images_NCHW.to(workers.device)
+                maps_BHW, logits_BK = maps(images_BCHW, batch.labels_N.to(workers.device))
+                predicted += logits_BK.argmax(1).tolist()
+                pairs = zip(maps_BHW.float().cpu().numpy(), batch.frame_ids_N.tolist(), strict=True)
+                rows += [self._iou(map_HW, frame) for map_HW, frame in pairs]
+        mine = np.array_split(self.frames, workers.world)[workers.rank]
+        shots = [self.index.shots[shot] for shot in self.index.frame_shot[mine].tolist()]
+        scores = FrameScores(
+            np.array(rows, np.float32).reshape(len(mine), len(self.thresholds)),
+            np.array([shot.label for shot in shots], np.int64),
+            np.array(predicted, np.int64),
+            np.array([f"{shot.cls}/{shot.video}" for shot in shots], np.str_),
+            mine,
+            self.thresholds,
+        )
+        return FrameScores.merge(workers.gather(scores))
+
+    def layercam(self, model: Classifier) -> FrameScores:
+        """Score a classifier's LayerCAM (collective)."""
+        return self.score(model, layercam_maps(model))
+
+    def localizer(self, model: Localizer) -> FrameScores:
+        """Score a localizer (collective)."""
+        return self.score(model, localizer_maps(model))
+
+    def summary(self, scores: FrameScores) -> dict[str, float]:
+        """What model selection looks at: CorLoc with the best single threshold, that threshold, and accuracy."""
+        threshold, value = best_threshold(scores, self.config.evaluation.iou)
+        right = 100.0 * float((scores.predicted_F == scores.labels_F).mean())
+        return {"corloc": value, "classification": right, "threshold": threshold}
+
+    def _iou(self, map_HW: NDArray[np.float32], frame: int) -> NDArray[np.float64]:
+        boxes_T4 = boxes_over_thresholds(map_HW, self.thresholds)
+        width, height = int(self.index.frame_width[frame]), int(self.index.frame_height[frame])
+        truth_k4 = scale_boxes(self.index.boxes(frame), width, height, self.config.data.crop)
+        best: NDArray[np.float64] = iou_inclusive(boxes_T4, truth_k4).max(1)
+        return best
