@@ -215,7 +215,7 @@ class Engine(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2] = 0
     accumulation: Positive = 1  # micro-batches per optimizer step on each rank
     gradient_clipping: NonNegative = 0.0  # 0 = off
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads per rank; 0 = cores divided by local ranks

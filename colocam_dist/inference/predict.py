@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from colocam_dist.data.frames import eval_frame
 from colocam_dist.distributed import resolve_device
 from colocam_dist.errors import RunError
 from colocam_dist.evaluation.boxes import box_at
+from colocam_dist.inference.evaluate import run_classes
 from colocam_dist.inference.load import load_localizer
 from colocam_dist.inference.sources import Clip, find_clips
 from colocam_dist.models.localizer import Localizer
@@ -93,14 +94,13 @@ def predict(
     """
     folder = RunFolder.open(run)
     config = load(folder.config_path)
-    facts = _run_facts(folder)
-    tau = _threshold(threshold, facts)
+    classes = run_classes(folder)
+    tau = _threshold(threshold, folder)
     clips = find_clips(source)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError("output folder cannot be made", where=output, got=error.strerror) from None
-    classes: list[str] = facts["classes"]
     where = resolve_device(Engine.model_validate({"device": device}), 0)
     model = load_localizer(config, folder, len(classes)).to(where)
     rows: list[FramePrediction] = []
@@ -131,7 +131,7 @@ def predict(
 
 @torch.inference_mode()
 def predict_clip(
-    model: Localizer, clip: Clip, config: Config, classes: list[str], tau: float
+    model: Localizer, clip: Clip, config: Config, classes: Sequence[str], tau: float
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], FramePrediction]]:
     """Frame by frame: the uint8 RGB picture ``[H, W, 3]``, its foreground map ``[crop, crop]``, and the prediction."""
     device = next(model.parameters()).device
@@ -150,23 +150,19 @@ def predict_clip(
             yield picture, map_HW, FramePrediction(clip.name, number, classes[label], round(score, 4), *box)
 
 
-def _run_facts(folder: RunFolder) -> dict[str, Any]:
-    facts: dict[str, Any] | None = folder.read_json("metrics.json")
-    if facts is None:
-        raise RunError(
-            "the run has not been evaluated, so its classes and threshold are unknown",
-            where=folder.path,
-            fix=f"python launchers/evaluate.py --run {folder.path}",
-        )
-    return facts
-
-
-def _threshold(given: float | None, facts: dict[str, Any]) -> float:
+def _threshold(given: float | None, folder: RunFolder) -> float:
     if given is not None:
         if not 0.0 < given < 1.0:
             raise RunError("threshold is out of range", where="--threshold", got=given, wanted="a number in (0, 1)")
         return given
-    return float(facts["thresholds"]["validation"])
+    facts: dict[str, Any] | None = folder.read_json("validation.json")
+    if facts is None or "localizer" not in facts:
+        raise RunError(
+            "the run has not been evaluated, so its threshold is unknown",
+            where=folder.path,
+            fix=f"python launchers/evaluate.py --run {folder.path}, or give --threshold",
+        )
+    return float(facts["localizer"]["threshold"])
 
 
 def _box(row: FramePrediction) -> tuple[float, float, float, float]:

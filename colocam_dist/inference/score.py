@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -59,16 +59,26 @@ class Scorer:
         config: image size, IoU, batch and workers.
         workers: this rank.
         thresholds: number of thresholds; None takes ``evaluation.validation_thresholds``.
+        classes: the model's classes in label order; None = those of the index.
 
     Raises:
-        DataError: no frame of the split has a box.
+        DataError: no frame of the split has a box, or it has classes that the model does not know.
     """
 
-    def __init__(self, index: ShotIndex, config: Config, workers: Workers, thresholds: int | None = None) -> None:
+    def __init__(
+        self,
+        index: ShotIndex,
+        config: Config,
+        workers: Workers,
+        thresholds: int | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.index = index
         self.config = config
         self.workers = workers
         self.thresholds = threshold_grid(thresholds or config.evaluation.validation_thresholds)
+        self.labels = _labels_by_name(index, classes or index.classes)  # of the data -> of the model
         self.frames = index.labelled_frames()
         if not len(self.frames):
             raise DataError(
@@ -96,7 +106,7 @@ class Scorer:
             hidden = None if workers.is_main else True
             for batch in tqdm(stream, desc=f"score {self.index.split}", unit="batch", leave=False, disable=hidden):
                 images_BCHW = batch.images_NCHW.to(workers.device)
-                maps_BHW, logits_BK = maps(images_BCHW, batch.labels_N.to(workers.device))
+                maps_BHW, logits_BK = maps(images_BCHW, self.model_labels(batch.labels_N))
                 predicted += logits_BK.argmax(1).tolist()
                 pairs = zip(maps_BHW.float().cpu().numpy(), batch.frame_ids_N.tolist(), strict=True)
                 rows += [self._iou(map_HW, frame) for map_HW, frame in pairs]
@@ -104,13 +114,17 @@ class Scorer:
         shots = [self.index.shots[shot] for shot in self.index.frame_shot[mine].tolist()]
         scores = FrameScores(
             np.array(rows, np.float32).reshape(len(mine), len(self.thresholds)),
-            np.array([shot.label for shot in shots], np.int64),
+            self.labels[[shot.label for shot in shots]],
             np.array(predicted, np.int64),
             np.array([f"{shot.cls}/{shot.video}" for shot in shots], np.str_),
             mine,
             self.thresholds,
         )
         return FrameScores.merge(workers.gather(scores))
+
+    def model_labels(self, labels_B: Tensor) -> Tensor:
+        """The model's labels for labels of the data, on the device."""
+        return torch.from_numpy(self.labels)[labels_B].to(self.workers.device)
 
     def layercam(self, model: Classifier) -> FrameScores:
         """Score a classifier's LayerCAM (collective)."""
@@ -132,3 +146,22 @@ class Scorer:
         truth_k4 = scale_boxes(self.index.boxes(frame), width, height, self.config.data.crop)
         best: NDArray[np.float64] = iou_inclusive(boxes_T4, truth_k4).max(1)
         return best
+
+
+def _labels_by_name(index: ShotIndex, classes: Sequence[str]) -> NDArray[np.int64]:
+    """int64 table from the labels of `index` to those of the run.
+
+    Raises:
+        DataError: the data has shots of a class that the run does not know.
+    """
+    strange = sorted({shot.cls for shot in index.shots} - set(classes))
+    if strange:
+        raise DataError(
+            "the data has classes that the run does not know",
+            where=index.root,
+            got=", ".join(strange),
+            wanted=", ".join(classes),
+            fix="evaluate on data of the run's classes",
+        )
+    place = {name: number for number, name in enumerate(classes)}
+    return np.array([place.get(name, -1) for name in index.classes], np.int64)

@@ -18,7 +18,8 @@ from colocam_dist.kernels.operator import check, choose, quadratic_form
 __all__ = ["FRAME_BACKENDS", "frame_affinity"]
 
 FRAME_BACKENDS = ("landmarks", "exact")
-CELL = 16  # color steps per side of a landmark's cell; 12 is 10 times more accurate and 1.8 times slower
+CELLS = (16, 20, 24, 32, 40)  # color steps per side of a landmark's cell; the finest that stays below the limit is used
+MAX_LANDMARKS = 1024  # natural frames have 80 to 600 occupied cells of 16 steps; the cost grows with the square
 SMALL = 2048  # pixels below which the dense form is used
 CHUNK_ENTRIES = 1 << 23  # of K_pm held at once
 JITTER = 1e-6  # on the diagonal of K_mm, whose condition number reaches 1e6
@@ -37,8 +38,10 @@ def frame_affinity(
     """R = 2 S' W (1 - S) of each frame, W_pq = exp(-|c_p - c_q|² / (2 sigma_rgb²) - |x_p - x_q|² / (2 sigma_xy²)).
 
     Differentiable in `fg`, with the gradient 2 W (1 - 2 S) times the upstream one. Computed in float32 (float64 for
-    float64 `fg`), also under autocast. Error of the landmark form against the exact one, on natural frames of 112 and
-    224 pixels: value 1e-4, gradient 5e-4 (relative L2); on small frames of strong color noise both reach 2e-2.
+    float64 `fg`), also under autocast. Error of the landmark form against the exact one
+    (value; relative L2 of the gradient): natural frames of 112 and 224 pixels 1e-4; 5e-4, full color gradients 7e-4;
+    2e-3, the same with noise of 8 steps 3e-3; 9e-3. Frames of strong color noise need coarser cells to stay below
+    MAX_LANDMARKS: with noise of 25 steps 0.11; 0.13.
 
     Args:
         fg: foreground probabilities S in [0, 1], float ``[n, H, W]`` or ``[B, n, H, W]``.
@@ -106,7 +109,7 @@ class _Landmarks:
     def __call__(self, t_P: Tensor, valid_P: Tensor, need: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         modes_PK = spatial_modes(*self.size, self.sigma_xy, self.tolerance, t_P.dtype, t_P.device)
         colors_PC = self.colors_PC.to(t_P.dtype) / self.sigma_rgb
-        landmarks_MC = _cell_means(self.colors_PC, CELL).to(t_P.dtype) / self.sigma_rgb
+        landmarks_MC = _landmark_colors(self.colors_PC).to(t_P.dtype) / self.sigma_rgb
         rows = max(1, CHUNK_ENTRIES // len(landmarks_MC))
         parts = [slice(start, start + rows) for start in range(0, len(t_P), rows)]
         # With one part the affinity to the landmarks is kept for the second pass; with more it is computed again.
@@ -131,6 +134,15 @@ class _Landmarks:
             affinity_QM = kept if kept is not None else _gaussian(colors_PC[part], landmarks_MC)
             filtered_P[part] = ((affinity_QM @ weights_MK) * modes_PK[part]).sum(1)
         return form, total, filtered_P
+
+
+def _landmark_colors(colors_PC: Tensor) -> Tensor:
+    """Mean colors of the cells of the finest grid with at most MAX_LANDMARKS of them occupied, float64 ``[M, 3]``."""
+    for cell in CELLS:
+        means_MC = _cell_means(colors_PC, cell)
+        if len(means_MC) <= MAX_LANDMARKS:
+            break
+    return means_MC
 
 
 def _cell_means(colors_PC: Tensor, cell: int) -> Tensor:

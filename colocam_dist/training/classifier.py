@@ -54,9 +54,10 @@ class ClassifierStage:
         windows, self.windows = micro_batch(
             settings.global_batch, 1, workers.world, config.engine.accumulation, "classifier.global_batch"
         )
+        self.plan = Plan(len(splits.train.shots), windows, config.run.seed, config.data.last)
         self.stream = WindowStream(
             splits.train,
-            Plan(len(splits.train.shots), windows, config.run.seed, config.data.last),
+            self.plan,
             window_settings(config, n_frames=1),
             rank=workers.rank,
             world=workers.world,

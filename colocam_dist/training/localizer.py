@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+
 import torch
 
 from colocam_dist.cams.align import crop_cams
@@ -78,9 +79,10 @@ class LocalizerStage:
             config.engine.accumulation,
             "localizer.global_batch",
         )
+        self.plan = Plan(len(splits.train.shots), windows, config.run.seed, config.data.last)
         self.stream = WindowStream(
             splits.train,
-            Plan(len(splits.train.shots), windows, config.run.seed, config.data.last),
+            self.plan,
             window_settings(config, n_frames=config.data.n_frames),
             rank=workers.rank,
             world=workers.world,

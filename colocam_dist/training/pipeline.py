@@ -93,6 +93,8 @@ class _Pipeline:
         self.metrics = metrics
         _on_main(workers, lambda: _check(config))
         self.splits = Splits.open(config)
+        if workers.is_main:
+            folder.write_json("classes.json", self.splits.train.classes)
         self.receipt: dict[str, Any] = self.folder.read_json("receipt.json") or {}
 
     def run(self) -> None:
@@ -105,8 +107,8 @@ class _Pipeline:
             archive = self._archive(classes)
             if "localizer" in wanted:
                 frozen = load_classifier(self.config, self.folder, classes, "best-classification")
-                model = build_localizer(self.config, frozen)
-                self._fit(LocalizerStage(model, self.config, self.splits, archive.path, self.workers))
+                localizer = build_localizer(self.config, frozen)
+                self._fit(LocalizerStage(localizer, self.config, self.splits, archive.path, self.workers))
         if "evaluate" in wanted:
             evaluate_run(self.config, self.folder, self.workers)
 
@@ -116,6 +118,8 @@ class _Pipeline:
 
     def _fit(self, stage: Stage) -> None:
         started = time.perf_counter()
+        if self.workers.is_main:  # the thresholds in it belong to the weights that may now change
+            self.folder.file("validation.json").unlink(missing_ok=True)
         trainer = Trainer(stage, self.config, self.workers, self.folder, self.metrics)
         try:
             best = trainer.fit()

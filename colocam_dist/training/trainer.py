@@ -10,6 +10,7 @@ from torch import nn
 
 from colocam_dist.config import Config
 from colocam_dist.config.schema import Optimizer
+from colocam_dist.data.plan import Plan
 from colocam_dist.data.stream import WindowBatch, WindowStream
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
@@ -42,6 +43,7 @@ class Stage(Protocol):
     optimizer_settings: Optimizer
     module: LossModule
     optimizer: torch.optim.Optimizer
+    plan: Plan
     stream: WindowStream
     windows: int  # per micro-batch on this rank
     criteria: dict[str, str]  # best-weights file stem -> validation value that is maximized
@@ -81,8 +83,9 @@ class Trainer:
         accumulation = self.config.engine.accumulation
         stage.module.train()
         steps = len(stage.stream) // accumulation
-        done = stage.stream.plan.steps_per_epoch - steps
-        clock, sums, count = StepClock(), {}, 0
+        done = stage.plan.steps_per_epoch - steps
+        clock, count = StepClock(), 0
+        sums: dict[str, float | torch.Tensor] = {}
         with self.metrics.progress(stage.name, stage.epochs, epoch, steps + done, done) as bar:
             for micro, batch in enumerate(stage.stream, start=1):
                 clock.working()

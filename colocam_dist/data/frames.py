@@ -1,0 +1,225 @@
+"""Bytes of a shard to pixels: read, check, decode, resize, crop, flip.
+
+Pixels are uint8 RGB all the way: a quarter of the traffic of float32, and the CRF terms of the loss need colors in
+0..255. Shapes: H, W height and width of a frame; images are [H, W, 3] until they are cropped, then [3, crop, crop].
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from colocam_dist.errors import DataError
+
+if TYPE_CHECKING:
+    from colocam_dist.data.index import ShotIndex
+
+__all__ = ["BadFrame", "Crop", "FrameReader", "augment", "eval_frame", "resize"]
+
+# One frame is too little work to share among threads, and threads of OpenCV do not survive a fork.
+cv2.setNumThreads(0)
+
+_MAX_OPEN_SHARDS = 64
+# The orientation tag is ignored because boxes are in pixels of the frame as it is stored. The "grayscale" in the names
+# of the reduced flags only holds without a color flag; OpenCV refuses its BGR flag, which the "color" names contain,
+# beside RGB.
+_DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_REDUCED = (
+    (8, _DECODE | cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    (4, _DECODE | cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    (2, _DECODE | cv2.IMREAD_REDUCED_GRAYSCALE_2),
+)
+
+
+class BadFrame(DataError):
+    """A frame whose bytes cannot be read, do not match the index, or are not a picture."""
+
+
+class FrameReader:
+    """Reads single frames out of the shards by offset.
+
+    Holds at most 64 shards open, in each process its own; may be pickled and survives a fork. It copies from the index
+    only the columns that reading needs (about 45 bytes a frame), so that sending it to a worker process is cheap.
+
+    Args:
+        index: the split's index.
+    """
+
+    def __init__(self, index: ShotIndex) -> None:
+        self._paths = tuple(str(path.resolve()) for path in index.shard_paths)
+        self._shot_keys = tuple(shot.key for shot in index.shots)
+        self._shard = index.frame_shard
+        self._offset = index.frame_offset
+        self._size = index.frame_size
+        self._crc32 = index.frame_crc32
+        self._shot = index.frame_shot
+        self._short_side = np.minimum(index.frame_width, index.frame_height)
+        # Bytes take a quarter of the room of NumPy's four-byte characters.
+        self._name = np.char.encode(index.frame_name, "utf-8")
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict(), "_pid": -1}
+
+    def read(self, frame: int, *, short_side: int = 0) -> NDArray[np.uint8]:
+        """Pixels of one frame.
+
+        Args:
+            frame: frame id within the split.
+            short_side: if > 0, the side in pixels that the caller will resize to: the picture is then decoded at 1/2,
+                1/4 or 1/8 of its size as long as its short side stays >= 0.9 x this (faster, and closer to an
+                area-averaged picture than a full decode resized linearly). Where a side is no multiple of the factor,
+                the small picture reaches up to factor - 1 px past the edge, which is below 0.5 % of the side if this is
+                at least 224.
+
+        Returns:
+            uint8 RGB [H, W, 3].
+
+        Raises:
+            BadFrame: naming shard, shot and frame.
+        """
+        data = self._bytes(frame)
+        flags = _DECODE
+        if short_side > 0:
+            for factor, reduced in _REDUCED:
+                if self._short_side[frame] / factor >= 0.9 * short_side:
+                    flags = reduced
+                    break
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:  # for example an empty member
+            raise self._bad(frame, f"OpenCV cannot decode it ({error.err})") from error
+        if image is None:
+            raise self._bad(frame, "its bytes match the index but are not a picture that OpenCV can decode")
+        return image
+
+    def close(self) -> None:
+        """Close the shards that this process has open; the reader stays usable."""
+        if self._pid == os.getpid():
+            while self._open:
+                os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        # __init__ may have failed before the first file was opened.
+        if getattr(self, "_open", None):
+            self.close()
+
+    def _bytes(self, frame: int) -> bytes:
+        size = int(self._size[frame])
+        try:
+            data = os.pread(self._descriptor(int(self._shard[frame])), size, int(self._offset[frame]))
+        except OSError as error:
+            raise self._bad(frame, f"its shard cannot be read ({error.strerror})") from error
+        if len(data) < size:
+            raise self._bad(frame, f"its shard was cut off: {len(data)} of {size} bytes are left")
+        if zlib.crc32(data) != int(self._crc32[frame]):
+            raise self._bad(frame, "its bytes have changed: crc32 is not that of the index")
+        return data
+
+    def _descriptor(self, shard: int) -> int:
+        if self._pid != os.getpid():
+            # Descriptors inherited by a fork stay with the parent's reader; this process opens its own.
+            self._open, self._pid = OrderedDict(), os.getpid()
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        descriptor = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+        self._open[shard] = descriptor
+        if len(self._open) > _MAX_OPEN_SHARDS:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+    def _bad(self, frame: int, why: str) -> BadFrame:
+        shot = self._shot_keys[int(self._shot[frame])]
+        name = self._name[frame].decode("utf-8")
+        return BadFrame(
+            f"a frame is damaged: {why}",
+            where=f"shard {self._paths[int(self._shard[frame])]}, shot {shot}, frame {name}",
+            fix="verify the shards, and write the damaged ones again from their source",
+        )
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a crop was taken: top-left corner in pixels of the resized frame, and whether it was then mirrored."""
+
+    top: int
+    left: int
+    flip: bool
+
+
+def resize(image: NDArray[np.uint8], side_or_hw: int | tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a frame, not keeping its aspect ratio.
+
+    Linear while the frame's short side shrinks by at most 2 (which it does after a reduced decode), area-averaged
+    beyond, where linear interpolation would skip pixels.
+
+    Args:
+        image: uint8 [H, W, 3].
+        side_or_hw: side of a square, or (height, width), in pixels.
+
+    Returns:
+        uint8 [height, width, 3]; ``image`` itself if it has this size.
+    """
+    height, width = (side_or_hw, side_or_hw) if isinstance(side_or_hw, int) else side_or_hw
+    if image.shape[:2] == (height, width):
+        return image
+    factor = min(image.shape[0] / height, image.shape[1] / width)
+    how = cv2.INTER_LINEAR if factor <= 2 else cv2.INTER_AREA
+    return cv2.resize(image, (width, height), interpolation=how)
+
+
+def augment(
+    image_HWC: NDArray[np.uint8],
+    *,
+    resize: int,
+    crop: int,
+    rng: np.random.Generator,
+    flip: bool = True,
+    out: NDArray[np.uint8] | None = None,
+) -> tuple[NDArray[np.uint8], Crop]:
+    """Training transform (public code): resize to a square, take a random crop, mirror it half the time.
+
+    Args:
+        image_HWC: uint8 [H, W, 3].
+        resize: side of the square in pixels.
+        crop: side of the crop in pixels, <= resize.
+        rng: source of the crop and the flip.
+        flip: whether mirroring is allowed.
+        out: uint8 [3, crop, crop] to write to.
+
+    Returns:
+        uint8 [3, crop, crop], and the crop that was taken.
+
+    Raises:
+        ValueError: crop > resize.
+    """
+    if crop > resize:
+        raise ValueError(f"cannot take a crop of {crop} px from a frame of {resize} px")
+    top, left = (int(offset) for offset in rng.integers(resize - crop + 1, size=2))
+    taken = Crop(top, left, bool(rng.random() < 0.5) and flip)
+    patch = _resize(image_HWC, resize)[top : top + crop, left : left + crop]
+    return _to_chw(patch[:, ::-1] if taken.flip else patch, out), taken
+
+
+def eval_frame(image_HWC: NDArray[np.uint8], crop: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Evaluation transform (public code): the whole frame resized to a square of ``crop`` px: uint8 [3, crop, crop]."""
+    return _to_chw(resize(image_HWC, crop), out)
+
+
+_resize = resize  # augment has an argument of that name
+
+
+def _to_chw(image_HWC: NDArray[np.uint8], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    if out is None:
+        out = np.empty((3, *image_HWC.shape[:2]), np.uint8)
+    np.copyto(out, image_HWC.transpose(2, 0, 1))
+    return out

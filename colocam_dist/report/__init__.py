@@ -1,0 +1,1 @@
+"""Pictures, videos, curves, and the one-file report page."""

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from colocam_dist.data.batch import FrameBatch, WindowBatch
+
+
+def window_batch(cams: bool) -> WindowBatch:
+    return WindowBatch(
+        images_WNCHW=torch.zeros((2, 3, 3, 5, 5), dtype=torch.uint8),
+        mask_WN=torch.ones((2, 3), dtype=torch.bool),
+        labels_W=torch.zeros(2, dtype=torch.int64),
+        crops_WN3=torch.zeros((2, 3, 3), dtype=torch.int32),
+        frame_ids_WN=torch.zeros((2, 3), dtype=torch.int64),
+        shot_ids_W=torch.zeros(2, dtype=torch.int64),
+        cams_WNhw=torch.zeros((2, 3, 4, 4), dtype=torch.float16) if cams else None,
+        read=5,
+        replaced=1,
+        skipped_shots=2,
+    )
+
+
+@pytest.mark.parametrize("cams", [True, False])
+def test_every_tensor_moves_and_the_counts_stay(cams: bool) -> None:
+    batch = window_batch(cams)
+    moved = batch.to("meta")
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) == 6 + cams
+    for name, value in tensors.items():
+        there = getattr(moved, name)
+        assert (there.device.type, there.dtype, there.shape) == ("meta", value.dtype, value.shape)
+        assert value.device.type == "cpu"
+    assert (moved.read, moved.replaced, moved.skipped_shots) == (5, 1, 2)
+
+
+def test_frame_batch_moves() -> None:
+    batch = FrameBatch(torch.zeros(2, 3, 5, 5), torch.zeros(2), torch.zeros(2)).to("meta")
+    assert {value.device.type for value in vars(batch).values()} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_pinned_batch_copies_to_the_gpu() -> None:
+    pinned = window_batch(True).pin_memory()
+    assert all(value.is_pinned() for value in vars(pinned).values() if isinstance(value, torch.Tensor))
+    assert pinned.to("cuda").images_WNCHW.is_cuda

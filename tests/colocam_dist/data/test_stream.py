@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from colocam_dist.data.frames import FrameReader, eval_frame
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.plan import LastBatch, Plan
+from colocam_dist.data.stream import FrameStream, WindowBatch, WindowSettings, WindowStream
+from colocam_dist.errors import ConfigError, DataError, RunError
+
+MakeIndex = Callable[..., ShotIndex]
+Damage = Callable[[ShotIndex, Sequence[int]], None]
+
+LENGTHS = [3, 9, 4, 7, 5, 12, 1, 6, 8, 2, 5]
+SETTINGS = WindowSettings(4, "gaussian", 1.0, 26, 20, True)
+
+
+def stream_of(index: ShotIndex, *, last: LastBatch = "pad", global_batch: int = 4, **where: int) -> WindowStream:
+    return WindowStream(index, Plan(len(index.shots), global_batch, seed=3, last=last), SETTINGS, **where)
+
+
+def parts(batch: WindowBatch) -> list[bytes]:
+    """Everything about a batch's windows, one window an entry."""
+    tensors = [value.numpy() for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    return [b"".join(tensor[window].tobytes() for tensor in tensors) for window in range(len(batch.labels_W))]
+
+
+def digest(windows: list[bytes]) -> str:
+    return sha256(b"".join(windows)).hexdigest()
+
+
+def digests(stream: WindowStream | Iterator[WindowBatch]) -> list[str]:
+    return [digest(parts(batch)) for batch in stream]
+
+
+def global_digests(streams: Sequence[WindowStream], accumulation: int = 1) -> list[str]:
+    """One digest per optimizer step, over the windows of all ranks in rank order."""
+    steps = []
+    epochs = [list(stream) for stream in streams]
+    assert len({len(epoch) for epoch in epochs}) == 1
+    for step in range(len(epochs[0]) // accumulation):
+        micro = slice(step * accumulation, (step + 1) * accumulation)
+        steps.append(digest([window for epoch in epochs for batch in epoch[micro] for window in parts(batch)]))
+    return steps
+
+
+@pytest.fixture
+def index(make_index: MakeIndex) -> ShotIndex:
+    return make_index(LENGTHS)
+
+
+@pytest.fixture
+def reference(index: ShotIndex) -> list[list[str]]:
+    """Digests of three epochs on one rank without workers."""
+    stream = stream_of(index)
+    epochs = [digests(stream) for _ in range(3)]
+    assert len(set(itertools.chain(*epochs))) == 9
+    return epochs
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 1), (4, 0), (2, 0)])
+def test_global_batches_do_not_depend_on_ranks_and_workers(
+    index: ShotIndex, reference: list[list[str]], ranks: int, workers: int
+) -> None:
+    streams = [stream_of(index, rank=rank, world=ranks, workers=workers) for rank in range(ranks)]
+    try:
+        for epoch in range(3):
+            assert {stream.epoch for stream in streams} == {epoch}
+            assert {len(stream) for stream in streams} == {3}
+            assert global_digests(streams) == reference[epoch]
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+@pytest.mark.parametrize(("ranks", "accumulation", "workers"), [(1, 4, 0), (2, 2, 0), (1, 2, 2)])
+def test_global_batches_do_not_depend_on_accumulation(
+    index: ShotIndex, reference: list[list[str]], ranks: int, accumulation: int, workers: int
+) -> None:
+    streams = [
+        stream_of(index, rank=rank, world=ranks, accumulation=accumulation, workers=workers) for rank in range(ranks)
+    ]
+    assert {len(stream) for stream in streams} == {3 * accumulation}
+    assert global_digests(streams, accumulation) == reference[0]
+    for stream in streams:
+        stream.close()
+
+
+@pytest.mark.parametrize("last", ["pad", "drop"])
+def test_an_epoch_follows_the_plan(index: ShotIndex, last: LastBatch) -> None:
+    stream = stream_of(index, last=last)
+    plan = Plan(11, 4, seed=3, last=last)
+    for epoch in range(2):
+        shots = [batch.shot_ids_W.tolist() for batch in stream]
+        assert shots == [plan.global_batch_items(epoch, step).tolist() for step in range(plan.steps_per_epoch)]
+    assert stream.epoch == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_continues_anywhere_from_the_batches_given_out(
+    index: ShotIndex, reference: list[list[str]], workers: int
+) -> None:
+    whole = list(itertools.chain(*reference))
+    with closing(stream_of(index, workers=workers)) as resumed:
+        for cut in (0, 1, 2, 3, 4, 5, 7):
+            with closing(stream_of(index, workers=workers)) as begun:
+                given = digests(itertools.islice(itertools.chain(begun, begun, begun), cut))
+                state = json.loads(json.dumps(begun.state_dict()))
+                assert (state["epoch"] * 3 + state["micro_step"]) == cut
+            resumed.load_state_dict(state)
+            assert len(resumed) == 3 - state["micro_step"]
+            rest: list[str] = []
+            while resumed.epoch < 3:
+                rest += digests(resumed)
+            assert given + rest == whole, cut
+
+
+def test_the_state_inside_the_loop_is_behind_the_batch_in_hand(index: ShotIndex) -> None:
+    stream = stream_of(index)
+    places = [(stream.state_dict()["epoch"], stream.state_dict()["micro_step"], len(stream)) for _ in stream]
+    assert places == [(0, 1, 2), (0, 2, 1), (0, 3, 0)]
+    assert (stream.epoch, stream.state_dict()["micro_step"], len(stream)) == (1, 0, 3)
+
+
+def test_a_state_at_the_end_of_an_epoch_leaves_an_empty_rest(index: ShotIndex, reference: list[list[str]]) -> None:
+    stream = stream_of(index)
+    for _ in stream:
+        state = stream.state_dict()
+    resumed = stream_of(index)
+    resumed.load_state_dict(state)
+    assert (resumed.epoch, digests(resumed)) == (0, [])
+    assert (resumed.epoch, digests(resumed)) == (1, reference[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_leaving_the_loop_early_loses_nothing(index: ShotIndex, reference: list[list[str]], workers: int) -> None:
+    with closing(stream_of(index, workers=workers)) as stream:
+        first = digests(itertools.islice(stream, 2))
+        assert first + digests(stream) + digests(stream) == reference[0] + reference[1]
+
+
+@pytest.mark.parametrize(("ranks", "accumulation", "workers"), [(4, 1, 0), (2, 2, 0), (2, 1, 1), (1, 4, 0)])
+def test_a_run_continues_on_other_ranks_and_accumulation(
+    index: ShotIndex, reference: list[list[str]], ranks: int, accumulation: int, workers: int
+) -> None:
+    begun = stream_of(index, accumulation=2)
+    for _ in itertools.islice(begun, 4):
+        pass
+    streams = [
+        stream_of(index, rank=rank, world=ranks, accumulation=accumulation, workers=workers) for rank in range(ranks)
+    ]
+    for stream in streams:
+        stream.load_state_dict(begun.state_dict())
+    assert global_digests(streams, accumulation) == reference[0][2:]
+    assert global_digests(streams, accumulation) == reference[1]
+    for stream in streams:
+        stream.close()
+
+
+def test_a_state_inside_of_a_step_needs_the_same_division(index: ShotIndex) -> None:
+    begun = stream_of(index, accumulation=2)
+    expected = digests(begun)
+    begun = stream_of(index, accumulation=2)
+    next(iter(begun))
+    state = begun.state_dict()
+    resumed = stream_of(index, accumulation=2)
+    resumed.load_state_dict(state)
+    assert digests(resumed) == expected[1:]
+    for other in ({"accumulation": 1}, {"accumulation": 4}, {"accumulation": 2, "world": 2}):
+        with pytest.raises(RunError, match=r"inside of an optimizer step(.|\n)*wanted: 1 ranks, 2 accumulation"):
+            stream_of(index, **other).load_state_dict(state)
+
+
+def test_a_state_of_another_run_is_refused_with_all_differences(index: ShotIndex, make_index: MakeIndex) -> None:
+    state = stream_of(index).state_dict()
+    for name, value in {
+        "seed": 4,
+        "global_batch": 8,
+        "fingerprint": "f" * 64,
+        "last": "drop",
+        "items": 12,
+        "version": 0,
+    }.items():
+        with pytest.raises(RunError, match=f"got: {name}={value}\n.*wanted: {name}={state[name]}"):
+            stream_of(index).load_state_dict({**state, name: value})
+    with pytest.raises(RunError, match=r"got: seed=4, fingerprint=None"):
+        stream_of(index).load_state_dict({**state, "seed": 4, "fingerprint": None})
+
+
+def test_an_iteration_ends_when_another_begins_or_the_stream_moves(index: ShotIndex) -> None:
+    stream = stream_of(index)
+    old = iter(stream)
+    next(old)
+    next(iter(stream))
+    with pytest.raises(RuntimeError, match="iterated again"):
+        next(old)
+    old = iter(stream)
+    stream.load_state_dict(stream.state_dict())
+    with pytest.raises(RuntimeError, match="moved"):
+        next(old)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_closed_stream_starts_afresh(index: ShotIndex, reference: list[list[str]], workers: int) -> None:
+    stream = stream_of(index, workers=workers)
+    old = iter(stream)
+    given = [digest(parts(next(old)))]
+    stream.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(old)
+    assert given + digests(stream) == reference[0]
+    stream.close()
+    stream.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_changes_neither_the_number_of_batches_nor_other_windows(
+    index: ShotIndex, damage: Damage, workers: int
+) -> None:
+    whole = [window for batch in stream_of(index) for window in parts(batch)]
+    shots = list(itertools.chain(*(batch.shot_ids_W.tolist() for batch in stream_of(index))))
+    damage(index, [5, *range(12, 16)])  # a frame of shot 1; all four frames of shot 2
+    with closing(stream_of(index, workers=workers)) as stream:
+        batches = list(stream)
+        receipt = stream.receipt
+    assert [len(batch.labels_W) for batch in batches] == [4, 4, 4]
+    found = [window for batch in batches for window in parts(batch)]
+    hit = {place for place, shot in enumerate(shots) if shot == 2}
+    changed = {place for place, (a, b) in enumerate(zip(whole, found, strict=True)) if a != b}
+    assert hit <= changed <= hit | {place for place, shot in enumerate(shots) if shot == 1}
+    assert receipt["shots_skipped"] == len(hit)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_much_damage_ends_the_stream_with_the_plain_error(index: ShotIndex, damage: Damage, workers: int) -> None:
+    damage(index, range(len(index.frame_size) - 1))
+    with closing(
+        WindowStream(index, Plan(11, 4, 3), WindowSettings(4, "adjacent", 1.0, 26, 20, True, 0.0), workers=workers)
+    ) as stream:
+        with pytest.raises(DataError, match=r"^too many frames are damaged\n") as caught:
+            list(stream)
+        assert "train-00000" in str(caught.value)
+        assert stream.state_dict()["micro_step"] == 0
+
+
+def test_torchs_global_generator_is_left_alone(index: ShotIndex) -> None:
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        with closing(stream_of(index, workers=workers)) as stream:
+            list(stream)
+            list(stream)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_cams_come_along(index: ShotIndex, tmp_path: Path) -> None:
+    cams = np.random.default_rng(0).random((index.n_frames, 3, 5)).astype(np.float16)
+    np.save(tmp_path / "cams.npy", cams)
+    plan = Plan(11, 4, 3)
+    for workers in (0, 1):
+        with closing(WindowStream(index, plan, SETTINGS, workers=workers, cams=tmp_path / "cams.npy")) as stream:
+            for batch in stream:
+                assert batch.cams_WNhw is not None
+                assert (batch.cams_WNhw.numpy() == cams[batch.frame_ids_WN.numpy()]).all()
+
+
+def test_contradictions_are_refused(index: ShotIndex) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be divided(.|\n)*multiple of 6"):
+        stream_of(index, world=3, accumulation=2)
+    with pytest.raises(ConfigError, match="larger than the data"):
+        stream_of(index, global_batch=12, last="drop")
+    with pytest.raises(ConfigError, match="no such rank"):
+        stream_of(index, rank=2, world=2)
+    with pytest.raises(ConfigError, match="not one of these shots"):
+        WindowStream(index, Plan(10, 4, 3), SETTINGS)
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (3, 0), (5, 1)])
+def test_evaluation_reads_the_given_frames_in_order(index: ShotIndex, world: int, workers: int) -> None:
+    frames = np.array([61, 0, 5, 7, 7, 30, 31, 2, 44, 12, 13], np.int64)
+    streams = [FrameStream(index, frames, crop=17, batch=2, rank=r, world=world, workers=workers) for r in range(world)]
+    ids, reader = [], FrameReader(index)
+    for stream in streams:
+        batches = list(stream)
+        assert len(batches) == len(stream)
+        assert [len(batch.frame_ids_N) for batch in batches[:-1]] == [2] * (len(batches) - 1)
+        for batch in batches:
+            ids += batch.frame_ids_N.tolist()
+            for pixels, frame, label in zip(batch.images_NCHW, batch.frame_ids_N, batch.labels_N, strict=True):
+                expected = eval_frame(reader.read(int(frame), short_side=17), 17)
+                assert (pixels.numpy() == expected).all()
+                assert label == index.frame_shot[frame] % 3
+    assert ids == frames.tolist()
+    reader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_stops_at_a_damaged_frame(index: ShotIndex, damage: Damage, workers: int) -> None:
+    damage(index, [5])
+    stream = FrameStream(index, np.arange(8), crop=17, batch=2, workers=workers)
+    with pytest.raises(DataError, match=r"^a frame is damaged(.|\n)*frame0002"):
+        list(stream)
+
+
+def test_evaluation_of_fewer_frames_than_ranks(index: ShotIndex) -> None:
+    streams = [FrameStream(index, np.array([4]), crop=9, batch=2, rank=rank, world=2) for rank in range(2)]
+    assert [len(list(stream)) for stream in streams] == [len(stream) for stream in streams] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop": 0}, {"batch": 0}, {"rank": 1}, {"frames": np.array([62])}, {"frames": np.array([-1])}]
+)
+def test_evaluation_arguments_are_checked(index: ShotIndex, change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        FrameStream(index, **{"frames": np.arange(3), "crop": 9, "batch": 2, **change})  # type: ignore[arg-type]

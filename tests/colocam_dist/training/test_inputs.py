@@ -1,0 +1,41 @@
+"""The schema's defaults and those of the rooms are the same, so a room used alone behaves like a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from colocam_dist.config import load
+from colocam_dist.config.schema import Colocalization, FrameCrf, PartialCrossEntropy, Seeds, SizeBarrier
+from colocam_dist.losses import (
+    ColocalizationSettings,
+    FrameCrfSettings,
+    LossSettings,
+    PartialCrossEntropySettings,
+    SizeBarrierSettings,
+)
+from colocam_dist.seeds import SeedSettings
+from colocam_dist.training.inputs import loss_settings, window_settings
+
+
+@pytest.mark.parametrize(
+    ("section", "room"),
+    [
+        (Seeds(), SeedSettings()),
+        (PartialCrossEntropy(), PartialCrossEntropySettings()),
+        (SizeBarrier(), SizeBarrierSettings()),
+        (FrameCrf(), FrameCrfSettings()),
+        (Colocalization(), ColocalizationSettings()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_defaults_stand_in_two_places_and_agree(section: BaseModel, room: Any) -> None:
+    assert section.model_dump() == vars(room)
+
+
+def test_settings_of_a_run_reach_the_rooms() -> None:
+    config = load(None, ["data.shards=x", "localizer.loss.colocalization.weight=3", "data.n_frames=6"])
+    assert loss_settings(config) == LossSettings(colocalization=ColocalizationSettings(weight=3))
+    assert window_settings(config, n_frames=config.data.n_frames).n_frames == 6
