@@ -45,8 +45,9 @@ class BadFrame(DataError):
 class FrameReader:
     """Reads single frames out of the shards by offset.
 
-    Holds at most 64 shards open, in each process its own; may be pickled and survives a fork. It copies from the index
-    only the columns that reading needs (about 45 bytes a frame), so that sending it to a worker process is cheap.
+    Holds at most 64 shards open. May be pickled, and survives a fork: reads name their offset, so processes that share
+    a descriptor do not disturb each other. It copies from the index only the columns that reading needs (about 45 bytes
+    a frame), so that sending it to a worker process is cheap.
 
     Args:
         index: the split's index.
@@ -64,10 +65,9 @@ class FrameReader:
         # Bytes take a quarter of the room of NumPy's four-byte characters.
         self._name = np.char.encode(index.frame_name, "utf-8")
         self._open: OrderedDict[int, int] = OrderedDict()
-        self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_pid": -1}
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def read(self, frame: int, *, short_side: int = 0) -> NDArray[np.uint8]:
         """Pixels of one frame.
@@ -103,9 +103,8 @@ class FrameReader:
 
     def close(self) -> None:
         """Close the shards that this process has open; the reader stays usable."""
-        if self._pid == os.getpid():
-            while self._open:
-                os.close(self._open.popitem()[1])
+        while self._open:
+            os.close(self._open.popitem()[1])
 
     def __del__(self) -> None:
         # __init__ may have failed before the first file was opened.
@@ -125,9 +124,6 @@ class FrameReader:
         return data
 
     def _descriptor(self, shard: int) -> int:
-        if self._pid != os.getpid():
-            # Descriptors inherited by a fork stay with the parent's reader; this process opens its own.
-            self._open, self._pid = OrderedDict(), os.getpid()
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from colocam_dist.errors import DataError
 
-__all__ = ["INDEX_DTYPES", "MANIFEST_VERSION", "Shot", "ShotIndex", "check_same_classes", "index_name", "manifest_name"]
+__all__ = [
+    "INDEX_DTYPES",
+    "MANIFEST_VERSION",
+    "Shot",
+    "ShotIndex",
+    "check_same_classes",
+    "index_name",
+    "manifest_name",
+    "read_manifest",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +150,7 @@ class ShotIndex:
         if missing not in ("error", "skip"):
             raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
         root = Path(root)
-        manifest = _read_manifest(root, split)
+        manifest = read_manifest(root, split)
         usable: list[tuple[dict[str, Any], dict[str, NDArray[Any]]]] = []
         unusable: dict[str, str] = {}
         for entry in manifest["shards"]:
@@ -200,7 +209,20 @@ def check_same_classes(train: ShotIndex, other: ShotIndex) -> None:
         )
 
 
-def _read_manifest(root: Path, split: str) -> dict[str, Any]:
+def read_manifest(root: Path, split: str) -> dict[str, Any]:
+    """Read and check the manifest of a split, not what it lists.
+
+    Args:
+        root: folder of the dataset.
+        split: "train", "val" or "test".
+
+    Returns:
+        The manifest as JSON gives it: version, split, classes, shards (name, bytes, sha256, shots, frames), settings,
+        source.
+
+    Raises:
+        DataError: there is none, or it is damaged or of another version.
+    """
     path = root / manifest_name(split)
     if not path.is_file():
         found = sorted(p.name.removesuffix(manifest_name("")) for p in root.glob("*" + manifest_name("")))

@@ -42,7 +42,7 @@ def draw_box(image_HWC: Image, box: Sequence[float] | NDArray[Any], color: Color
         return picture
     line = max(1, round(min(picture.shape[:2]) / 110))
     for width, shade in ((line + 2, (16, 16, 16)), (line, color)):
-        cv2.rectangle(picture, (x0, y0), (x1, y1), shade, width, cv2.LINE_AA)
+        cv2.rectangle(picture, (x0, y0), (x1, y1), shade, width, cv2.LINE_8)
     return picture
 
 

@@ -82,6 +82,19 @@ def test_global_batches_do_not_depend_on_ranks_and_workers(
             stream.close()
 
 
+def test_shards_made_by_the_writer(tiny_shards: Path) -> None:
+    index = ShotIndex.open(tiny_shards, "train")
+    assert len(index.shard_paths) > 1
+    expected = digests(stream_of(index))
+    assert len(expected) == -(-len(index.shots) // 4)
+    for ranks, workers in ((1, 2), (2, 1), (4, 0)):
+        streams = [stream_of(index, rank=rank, world=ranks, workers=workers) for rank in range(ranks)]
+        assert global_digests(streams) == expected
+        assert sum(stream.receipt["frames_replaced"] for stream in streams) == 0
+        for stream in streams:
+            stream.close()
+
+
 @pytest.mark.parametrize(("ranks", "accumulation", "workers"), [(1, 4, 0), (2, 2, 0), (1, 2, 2)])
 def test_global_batches_do_not_depend_on_accumulation(
     index: ShotIndex, reference: list[list[str]], ranks: int, accumulation: int, workers: int

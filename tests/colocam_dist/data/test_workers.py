@@ -148,15 +148,17 @@ def test_no_worker_outlives_its_program(index: ShotIndex, tmp_path: Path, ending
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as program:
-        assert program.stdout is not None
-        assert program.stderr is not None
-        workers = [int(word) for word in program.stdout.readline().split()]
-        assert len(workers) == 2
-        if ending == "killed":
+        try:
+            assert program.stdout is not None
+            workers = [int(word) for word in program.stdout.readline().split()]
+            assert len(workers) == 2
+            if ending == "killed":
+                program.kill()
+                assert not wait_for_end(workers, 10)
+                return
+            errors = program.communicate(timeout=60)[1]
+        finally:
             program.kill()
-            assert not wait_for_end(workers, 10)
-            return
-        errors = program.communicate(timeout=60)[1]
     assert not wait_for_end(workers, 5)
     assert program.returncode == (1 if ending == "error" else 0)
     assert ("an error of the program" in errors) == (ending == "error")

@@ -1,0 +1,147 @@
+"""From the units of a source to finished splits: plan, keep what is done, write the rest, declare the split done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+
+from colocam_dist.data.index import manifest_name
+from colocam_dist.errors import DataError
+from shards.files import remove_leftovers
+from shards.images import PictureRule
+from shards.manifest import remove_stale_shards, shards_on_disk, write_manifest
+from shards.plan import group_units
+from shards.pool import run_jobs
+from shards.sources.base import SPLITS, Inputs
+from shards.writer import Shard, ShardJob, done_name, finished_shard, write_shard
+
+__all__ = ["BuildOptions", "SplitSummary", "build_dataset"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How shards are written.
+
+    Attributes:
+        rule: how frames are stored.
+        frames_per_piece: frames that share a key in the tar, 1..64.
+        shard_mb: size at which a shard is closed, in MB (10^6 bytes); a guess made before frames are encoded.
+        workers: number of processes; does not change the bytes.
+        splits: the splits to write; empty = all that the input has.
+        overwrite: whether finished shards of other inputs or options may be replaced.
+    """
+
+    rule: PictureRule
+    frames_per_piece: int = 64
+    shard_mb: float = 128
+    workers: int = 1
+    splits: tuple[str, ...] = ()
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a finished split holds: counts, bytes of its shards, how many of those were there before, seconds."""
+
+    split: str
+    shots: int
+    frames: int
+    boxes: int
+    bytes: int
+    shards: int
+    kept: int
+    seconds: float
+
+
+def build_dataset(inputs: Inputs, folder: Path, options: BuildOptions) -> list[SplitSummary]:
+    """Write the shards of all wanted splits. An interrupted build, called again, goes on after its finished shards.
+
+    Raises:
+        DataError: a wanted split has no input; the folder holds shards of other inputs or options; an input turned out
+            to be unreadable. Shards that were finished before the error stay, but the split has no manifest.
+    """
+    for warning in inputs.warnings:
+        _log.warning("%s", warning)
+    present = {unit.split for unit in inputs.units}
+    absent = [split for split in options.splits if split not in present]
+    if absent:
+        raise DataError(
+            f"the input has no frames of split {', '.join(absent)}",
+            got=", ".join(split for split in SPLITS if split in present),
+            fix="change --splits",
+        )
+    wanted = [split for split in SPLITS if split in (options.splits or present)]
+    jobs = {split: _jobs(inputs, split, folder, options) for split in wanted}
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    if not options.overwrite:
+        _refuse_other_shards(folder, jobs)
+    return [_build_split(split, jobs[split], inputs, folder, options) for split in wanted]
+
+
+def _jobs(inputs: Inputs, split: str, folder: Path, options: BuildOptions) -> list[ShardJob]:
+    groups = group_units((unit for unit in inputs.units if unit.split == split), int(options.shard_mb * 1e6))
+    return [
+        ShardJob(folder, f"{split}-{number:06d}.tar", units, options.rule, options.frames_per_piece, inputs.settings)
+        for number, units in enumerate(groups)
+    ]
+
+
+def _refuse_other_shards(folder: Path, jobs: dict[str, list[ShardJob]]) -> None:
+    for split, planned in jobs.items():
+        notes = shards_on_disk(folder, split, ".done")
+        mine = {done_name(job.name) for job in planned if finished_shard(job)}
+        others = [name for name in notes if name not in mine]
+        if others:
+            raise DataError(
+                f"the folder holds {len(others)} shards of split '{split}' that were built from other inputs, with "
+                "other options, or with another OpenCV",
+                where=folder,
+                got=", ".join(others[:5]) + (", ..." if len(others) > 5 else ""),
+                fix="write to another folder, or give --overwrite to replace them",
+            )
+
+
+def _build_split(split: str, jobs: list[ShardJob], inputs: Inputs, folder: Path, options: BuildOptions) -> SplitSummary:
+    began = time.monotonic()
+    finished = {job.name: shard for job in jobs if (shard := finished_shard(job))}
+    todo = [job for job in jobs if job.name not in finished]
+    if todo:  # until all shards are there again, no manifest may vouch for them
+        (folder / manifest_name(split)).unlink(missing_ok=True)
+    written = run_jobs(write_shard, todo, workers=options.workers, title=split, unit="shard") if todo else []
+    by_name: dict[str, Shard] = {**finished, **{shard.name: shard for shard in written}}
+    shards = [by_name[job.name] for job in jobs]
+    for shard in shards:
+        for warning in shard.warnings:
+            _log.warning("%s", warning)
+    remove_stale_shards(folder, split, keep=set(by_name))
+    write_manifest(
+        folder,
+        split,
+        classes=inputs.classes,
+        shards=shards,
+        settings={
+            **inputs.settings,
+            **asdict(options.rule),
+            "frames_per_piece": options.frames_per_piece,
+            "shard_mb": options.shard_mb,
+            "opencv": cv2.__version__,
+        },
+        source=inputs.receipt,
+    )
+    return SplitSummary(
+        split=split,
+        shots=sum(shard.shots for shard in shards),
+        frames=sum(shard.frames for shard in shards),
+        boxes=sum(shard.boxes for shard in shards),
+        bytes=sum(shard.bytes for shard in shards),
+        shards=len(shards),
+        kept=len(finished),
+        seconds=time.monotonic() - began,
+    )

@@ -1,0 +1,66 @@
+"""Files that are complete as soon as they bear their name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["remove_leftovers", "replaced", "replaced_path", "sha256_of"]
+
+_LEFTOVER = re.compile(r"\.(\d+)\.tmp\..+")
+
+
+@contextmanager
+def replaced_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``, with its suffix; what was written there is renamed once it is on the disk.
+
+    The temporary name holds the process id, so that two processes never write to one file.
+    """
+    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream; ``path`` is replaced by what was written to it once that is complete and on the disk."""
+    with replaced_path(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of processes of this machine that are no more."""
+    for path in folder.glob(".*.tmp.*"):
+        owner = _LEFTOVER.fullmatch(path.name)
+        if owner and not _alive(int(owner[1])):
+            path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's content, hex."""
+    digest = sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's, hence alive
+        return True
+    return True

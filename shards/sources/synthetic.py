@@ -1,0 +1,28 @@
+"""Generated clips, written as videos and read like those of any user."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from shards.images import PictureRule
+from shards.sources.base import Inputs
+from shards.sources.videos import VideoOptions, read_videos
+from shards.synthetic.generate import SyntheticOptions, generate_videos
+
+__all__ = ["read_synthetic"]
+
+
+def read_synthetic(
+    output: Path, rule: PictureRule, options: SyntheticOptions, *, workers: int, overwrite: bool
+) -> Inputs:
+    """Generate clips in ``output/videos``, unless they are there already, and list them; each clip is one shot.
+
+    Raises:
+        ConfigError: an option is out of range.
+        DataError: no backgrounds; the folder holds clips of other options.
+    """
+    table = generate_videos(output / "videos", options, workers=workers, overwrite=overwrite)
+    inputs = read_videos(table, rule, VideoOptions(cuts="none"))
+    drawn = {name: value for name, value in asdict(options).items() if name != "backgrounds"}
+    return replace(inputs, receipt={**inputs.receipt, "kind": "synthetic", "options": drawn})

@@ -1,0 +1,1 @@
+"""Generated clips with exact boxes: drawn, textured objects that move over photographs. For demos and tests."""

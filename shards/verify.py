@@ -1,0 +1,233 @@
+"""Read a dataset back and check all of it: ``python -m shards.verify DIR``.
+
+Checks that every shard has the size and sha256 of its manifest, that it is a tar of the expected pieces, that its index
+is exactly what the tar holds, and that every frame is a JPEG of the recorded size that can be decoded.
+Exit code 0 = all is well; 1 = problems, one line each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colocam_dist.data.index import INDEX_DTYPES, index_name, manifest_name, read_manifest
+from colocam_dist.errors import DataError
+from launchers.console import run_console
+from shards.files import sha256_of
+from shards.images import decodes, read_jpeg_header
+from shards.manifest import shards_on_disk
+from shards.pool import run_jobs
+from shards.sources.base import SPLITS
+from shards.tables import Tables
+from shards.writer import member_header, piece_key
+
+__all__ = ["Problem", "Report", "main", "verify"]
+
+_SHOWN = 5  # differences of one kind
+_HEADER = ("name", "type", "mode", "uid", "gid", "mtime", "uname", "gname")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong: the file, the member or frame in it ("" = the file as a whole), and what."""
+
+    file: str
+    part: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was read, and all that is wrong with it."""
+
+    shards: int
+    frames: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One shard: its folder and its entry in the manifest."""
+
+    folder: Path
+    entry: dict[str, Any]
+
+
+def verify(folder: Path, *, workers: int = 1) -> Report:
+    """Read all splits of a dataset folder back.
+
+    Args:
+        folder: folder of the dataset.
+        workers: number of processes.
+
+    Raises:
+        DataError: the folder has no manifest at all.
+    """
+    splits = [split for split in SPLITS if (folder / manifest_name(split)).is_file()]
+    if not splits:
+        raise DataError("there are no finished shards", where=folder, fix="build them: python -m shards.build --help")
+    problems: list[Problem] = []
+    checks: list[_Check] = []
+    for split in SPLITS:
+        listed: list[dict[str, Any]] = []
+        if split in splits:
+            try:
+                listed = read_manifest(folder, split)["shards"]
+            except DataError as error:
+                problems.append(Problem(manifest_name(split), "", f"{error.what}: {error.got}"))
+        known = {entry["name"] for entry in listed}
+        problems += [
+            Problem(name, "", "not in the manifest of its split")
+            for name in shards_on_disk(folder, split)
+            if name not in known
+        ]
+        checks += [_Check(folder, entry) for entry in listed]
+    for found in run_jobs(_check_shard, checks, workers=workers, title="verify", unit="shard"):
+        problems += found
+    return Report(len(checks), sum(check.entry["frames"] for check in checks), tuple(problems))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, verify, print a table of problems or one line that all is well."""
+    parser = argparse.ArgumentParser(prog="python -m shards.verify", description="Read a dataset back and check it.")
+    parser.add_argument("folder", type=Path, help="folder of the dataset")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    options = parser.parse_args(arguments)
+    report = verify(options.folder, workers=max(options.workers, 1))
+    if not report.problems:
+        print(f"{report.shards} shards with {report.frames} frames are as they were written")
+        return 0
+    width = max(len(problem.file) for problem in report.problems)
+    for problem in report.problems:
+        print(f"{problem.file:{width}}  {problem.part + ': ' if problem.part else ''}{problem.what}")
+    print(f"{len(report.problems)} problems in {report.shards} shards")
+    return 1
+
+
+def _check_shard(check: _Check) -> list[Problem]:
+    return [Problem(check.entry["name"], part, what) for part, what in _problems(check)]
+
+
+def _problems(check: _Check) -> Iterator[tuple[str, str]]:
+    """Pairs of a part of the shard and what is wrong with it."""
+    path = check.folder / check.entry["name"]
+    if not path.is_file():
+        yield "", "missing"
+        return
+    size = path.stat().st_size
+    if size != check.entry["bytes"]:
+        yield "", f"{size} bytes long instead of {check.entry['bytes']}"
+        return
+    if sha256_of(path) != check.entry["sha256"]:
+        yield "", "its sha256 is not that of the manifest"
+    index = path.with_name(index_name(path.name))
+    if not index.is_file():
+        yield "", f"its index {index.name} is missing"
+    tables = Tables()
+    try:
+        with tarfile.open(path, "r:") as tar:
+            yield from _walk(tar, tables)
+    except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        yield "", f"not a tar of pieces, after {tables.n_frames} frames: {error}"
+        return
+    if (tables.n_shots, tables.n_frames) != (check.entry["shots"], check.entry["frames"]):
+        yield "", f"{tables.n_frames} frames in {tables.n_shots} shots, unlike the manifest"
+    if index.is_file():
+        yield from _compare(index, tables)
+
+
+def _walk(tar: tarfile.TarFile, tables: Tables) -> Iterator[tuple[str, str]]:
+    """Read all pieces into tables.
+
+    Raises:
+        ValueError, KeyError, TypeError: a member is not the one that has to follow.
+    """
+    members = iter(tar)
+    position = 0
+    for member in members:
+        facts = json.loads(_content(tar, member, member.name))
+        key = facts["cls"], facts["video"], facts["shot"]
+        name = piece_key(*key, facts["start"])
+        if member.name != f"{name}.json":
+            raise ValueError(f"member {member.name} describes {name}")
+        if facts["start"] == 0:
+            tables.add_shot(*key)
+            position = 0
+        elif facts["start"] != position:
+            raise ValueError(f"member {member.name} does not continue its shot")
+        for number, (frame, size) in enumerate(zip(facts["frames"], facts["sizes"], strict=True)):
+            member_name = f"{name}.{position:04d}.jpg"
+            picture = next(members, None)
+            if picture is None:
+                raise ValueError(f"it ends before {member_name}")
+            jpeg = _content(tar, picture, member_name)
+            tables.add_frame(frame, picture.offset_data, jpeg, tuple(size), facts["boxes"].get(str(number), []))
+            if what := _picture_problem(jpeg, size):
+                yield member_name, what
+            position += 1
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
+    wanted = member_header(name, member.size)
+    if any(getattr(member, fact) != getattr(wanted, fact) for fact in _HEADER):
+        raise ValueError(f"member {member.name} where {name} has to be, or its header is unusual")
+    stream = tar.extractfile(member)
+    if stream is None:
+        raise ValueError(f"member {member.name} is not a file")
+    return stream.read()
+
+
+def _picture_problem(jpeg: bytes, size: list[int]) -> str:
+    try:
+        header = read_jpeg_header(BytesIO(jpeg))
+    except ValueError as error:
+        return str(error)
+    if [header.width, header.height] != size:
+        return f"{header.width} x {header.height} pixels instead of {size[0]} x {size[1]}"
+    if header.orientation != 1:
+        return "has an EXIF orientation"
+    return "" if decodes(jpeg) else "cannot be decoded"
+
+
+def _compare(index: Path, tables: Tables) -> Iterator[tuple[str, str]]:
+    """Differences of an index file from what the tar holds."""
+    found = tables.arrays()
+    try:
+        with np.load(index, allow_pickle=False) as stored:
+            expected = {key: stored[key] for key in INDEX_DTYPES}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        yield "", f"its index {index.name} is damaged: {error}"
+        return
+    for key, values in expected.items():
+        if values.shape != found[key].shape:
+            yield "", f"{key} has {len(values)} entries in the index, {len(found[key])} in the tar"
+            continue
+        differs = values != found[key]
+        rows = np.flatnonzero(differs.any(tuple(range(1, differs.ndim))))
+        for row in rows[:_SHOWN]:
+            name = f"frame {found['frame_name'][row]}" if key.startswith("frame_") else f"entry {row}"
+            yield f"{_shot_of(found, key, int(row))} {name}", f"{key} differs between index and tar"
+        if len(rows) > _SHOWN:
+            yield "", f"{key} differs in {len(rows) - _SHOWN} more places"
+
+
+def _shot_of(tables: dict[str, NDArray[Any]], key: str, row: int) -> str:
+    """Key of the shot to which a row of a table belongs."""
+    if key.startswith("shot_"):
+        return str(tables["shot_key"][row])
+    frame = row if key.startswith("frame_") else int(tables["box_frame"][row])
+    return str(tables["shot_key"][np.searchsorted(tables["shot_first"], frame, side="right") - 1])
+
+
+if __name__ == "__main__":
+    run_console(main)

@@ -1,0 +1,184 @@
+"""Write one shard: tar, index, and the ``.done`` file by which a later build knows that it need not write it again.
+
+The tar is plain USTAR with all variable header fields fixed: equal inputs give equal bytes. A shot is cut into pieces
+of at most 64 frames, each a JSON member followed by its JPEG members under one key; a shot's pieces follow each other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from io import BytesIO
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from colocam_dist.data.index import index_name
+from shards.files import replaced, sha256_of
+from shards.images import PictureRule
+from shards.sources.base import Frame, Unit, fingerprint_of
+from shards.tables import Tables
+
+__all__ = ["Shard", "ShardJob", "done_name", "finished_shard", "member_header", "piece_key", "slug", "write_shard"]
+
+_FORMAT = 1  # to be raised whenever equal inputs give other bytes than before
+_TAR_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard.
+
+    Attributes:
+        name: file name.
+        bytes: size of the tar.
+        sha256: of the tar, hex.
+        shots: number of shots.
+        frames: number of frames.
+        boxes: number of ground-truth boxes.
+        warnings: what the source said while it was read.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+    shots: int
+    frames: int
+    boxes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """All that a process needs to write one shard.
+
+    Attributes:
+        folder: where to.
+        name: file name of the tar.
+        units: what goes into it, in order.
+        rule: how frames are stored.
+        frames_per_piece: frames that share a key.
+        settings: options of the source (JSON); part of the fingerprint only.
+    """
+
+    folder: Path
+    name: str
+    units: tuple[Unit, ...]
+    rule: PictureRule
+    frames_per_piece: int
+    settings: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) over all that determines the bytes of the shard: inputs, options, OpenCV (it encodes JPEG)."""
+        units = [[unit.split, unit.cls, unit.video, unit.shot, unit.fingerprint] for unit in self.units]
+        return fingerprint_of(_FORMAT, cv2.__version__, asdict(self.rule), self.frames_per_piece, self.settings, units)
+
+
+def done_name(shard: str) -> str:
+    """File name of the note that a shard is finished."""
+    return f"{shard.removesuffix('.tar')}.done"
+
+
+def finished_shard(job: ShardJob) -> Shard | None:
+    """The shard that an earlier build made from the same inputs with the same options, if its files are still there."""
+    try:
+        note = json.loads((job.folder / done_name(job.name)).read_bytes())
+        shard = Shard(**{**note["shard"], "warnings": tuple(note["shard"]["warnings"])})
+        size = (job.folder / job.name).stat().st_size
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    same = note["inputs"] == job.fingerprint and size == shard.bytes and (job.folder / index_name(job.name)).is_file()
+    return shard if same else None
+
+
+def write_shard(job: ShardJob) -> Shard:
+    """Write a shard, its index and its ``.done`` file, in this order.
+
+    Raises:
+        DataError: an input cannot be read; nothing is left under a final name.
+    """
+    path = job.folder / job.name
+    (job.folder / done_name(job.name)).unlink(missing_ok=True)
+    tables = Tables()
+    warnings: list[str] = []
+    with replaced(path) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for unit in job.units:
+            for shot, frames in groupby(unit.frames(job.rule, warnings.append), key=lambda frame: frame.shot):
+                tables.add_shot(unit.cls, unit.video, shot)
+                _write_shot(tar, (unit.cls, unit.video, shot), frames, job.frames_per_piece, tables)
+    with replaced(path.with_name(index_name(job.name))) as stream:
+        np.savez(stream, allow_pickle=False, **tables.arrays())
+    shard = Shard(
+        name=job.name,
+        bytes=path.stat().st_size,
+        sha256=sha256_of(path),
+        shots=tables.n_shots,
+        frames=tables.n_frames,
+        boxes=tables.n_boxes,
+        warnings=tuple(warnings),
+    )
+    with replaced(path.with_name(done_name(job.name))) as stream:
+        stream.write(json.dumps({"inputs": job.fingerprint, "shard": asdict(shard)}, indent=1).encode())
+    return shard
+
+
+def slug(name: str, limit: int) -> str:
+    """A name of letters, digits, "-" and single inner "_" only, at most ``limit`` characters long.
+
+    A name that has to be changed gets a piece of its hash, so different names have different slugs.
+    """
+    clean = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    clean = re.sub(r"__+", "_", clean).strip("_")
+    if clean == name and len(name) <= limit:
+        return name
+    return f"{clean[: limit - 9]}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+def piece_key(cls: str, video: str, shot: str, start: int) -> str:
+    """Name, up to its first dot, of the members of a piece; the limits keep it within the 100 characters of USTAR."""
+    return f"{slug(cls, 24)}__{slug(video, 32)}__{slug(shot, 16)}__{start:04d}"
+
+
+def member_header(name: str, size: int) -> tarfile.TarInfo:
+    """Header of a member: everything that could vary between two builds is fixed."""
+    header = tarfile.TarInfo(name)
+    header.size = size
+    header.mode = 0o444
+    header.mtime = header.uid = header.gid = 0
+    header.uname = header.gname = ""
+    return header
+
+
+def _write_shot(
+    tar: tarfile.TarFile, key: tuple[str, str, str], frames: Iterator[Frame], per_piece: int, tables: Tables
+) -> None:
+    start = 0
+    while piece := list(islice(frames, per_piece)):
+        name = piece_key(*key, start)
+        facts = {
+            **dict(zip(("cls", "video", "shot"), key, strict=True)),
+            "start": start,
+            "frames": [frame.name for frame in piece],
+            "sizes": [[frame.width, frame.height] for frame in piece],
+            "boxes": {str(position): frame.boxes for position, frame in enumerate(piece) if frame.boxes},
+        }
+        _add(tar, f"{name}.json", json.dumps(facts, separators=(",", ":")).encode())
+        for position, frame in enumerate(piece, start):
+            offset = _add(tar, f"{name}.{position:04d}.jpg", frame.jpeg)
+            tables.add_frame(frame.name, offset, frame.jpeg, (frame.width, frame.height), frame.boxes)
+        start += len(piece)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Append a member; returns where in the file its content begins."""
+    offset = tar.offset + _TAR_BLOCK
+    tar.addfile(member_header(name, len(content)), BytesIO(content))
+    return offset

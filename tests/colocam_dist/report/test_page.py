@@ -1,0 +1,74 @@
+"""The page is whole, self-contained, and shows users' text as text."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from colocam_dist.report.page import ReportData, write_report
+
+VOID = {"meta", "img", "br", "input", "link", "hr"}
+
+
+class Balanced(HTMLParser):
+    """Fails on tags that do not close in order; collects text and pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.pictures: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.pictures.append(dict(attrs)["src"] or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def page(data: ReportData, tmp_path: Path) -> str:
+    write_report(tmp_path / "report.html", data)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    return (tmp_path / "report.html").read_text()
+
+
+def test_tags_balance_and_figures_are_shown(page: str) -> None:
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    for shown in ("63.2", "[59.2, 67.2]", "71.5", "3.4", "Generated <b>clips</b>.", "name: <x>"):
+        assert shown in parser.text
+
+
+def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
+    assert "http://" not in page
+    assert "https://" not in page
+    assert not re.search(r"<(script|link|iframe)\b", page)
+
+
+def test_users_text_is_escaped(page: str) -> None:
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;i&gt;cat&lt;/i&gt;" in page
+
+
+def test_pictures_decode(page: str, picture: np.ndarray) -> None:
+    parser = Balanced()
+    parser.feed(page)
+    assert len(parser.pictures) == 2
+    for source in parser.pictures:
+        data = np.frombuffer(base64.b64decode(source.split(",", 1)[1]), np.uint8)
+        assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == picture.shape

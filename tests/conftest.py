@@ -1,0 +1,130 @@
+"""Fixtures for all rooms: the reference data beside the checkout, and a tiny dataset made by the real writer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shards.dataset import BuildOptions, build_dataset
+from shards.images import PictureRule
+from shards.sources.frames_csv import read_frames_csv
+
+AS_IT_IS = PictureRule(keep_up_to=0, short_side=0, quality=95)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data and fixtures beside the checkout."""
+    folder = Path(__file__).parents[1].parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"there is no reference data at {folder}")
+    return folder
+
+
+def smooth_picture(seed: int, width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 BGR [height, width, 3]: colored clouds, the same for the same seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def jpeg_of(image_BGR: NDArray[np.uint8], quality: int = 95) -> bytes:
+    """The picture as JPEG."""
+    return cv2.imencode(".jpg", image_BGR, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+@dataclass
+class FrameFolder:
+    """A folder in the form of the source frames-csv, written shot by shot; `save` writes the tables."""
+
+    root: Path
+    frames: list[tuple[object, ...]] = field(default_factory=list)
+    boxes: list[tuple[object, ...]] = field(default_factory=list)
+
+    def add_shot(
+        self,
+        split: str,
+        shot: str,
+        n_frames: int,
+        *,
+        size: tuple[int, int] = (53, 41),
+        boxes_per_frame: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Add the shot "class/video/shot" with frames of (width, height) pixels."""
+        folder = self.root / shot
+        folder.mkdir(parents=True)
+        width, height = size
+        for frame in range(n_frames):
+            path = folder / f"{frame:05d}.jpg"
+            path.write_bytes(jpeg_of(smooth_picture(1000 * seed + frame, width, height)))
+            name = path.relative_to(self.root).as_posix()
+            self.frames.append((split, name, shot.split("/")[0], width, height))
+            for box in range(boxes_per_frame):
+                x0, y0 = 2.5 + 3 * box + frame, 1.25 + 2 * box
+                self.boxes.append((split, name, x0, y0, x0 + width / 2, y0 + height / 3))
+
+    def save(self) -> Path:
+        """Write frames.csv, and boxes.csv if there are boxes; returns the folder."""
+        self._table("frames.csv", "split,path,class,width,height", self.frames)
+        if self.boxes:
+            self._table("boxes.csv", "split,path,x0,y0,x1,y1", self.boxes)
+        return self.root
+
+    def _table(self, name: str, header: str, rows: list[tuple[object, ...]]) -> None:
+        with (self.root / name).open("w", newline="") as stream:
+            csv.writer(stream).writerows([header.split(","), *rows])
+
+
+@pytest.fixture
+def frame_folder(tmp_path: Path) -> FrameFolder:
+    """An empty FrameFolder."""
+    return FrameFolder(tmp_path / "frames")
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[[int, int, int], NDArray[np.uint8]]:
+    """`smooth_picture`."""
+    return smooth_picture
+
+
+@pytest.fixture(scope="session")
+def jpeg() -> Callable[..., bytes]:
+    """`jpeg_of`."""
+    return jpeg_of
+
+
+@pytest.fixture(scope="session")
+def tiny_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes; train: 21 shots of 1..9 frames, val and test: 6 shots each, 1 or 2 boxes a frame; odd sizes."""
+    folder = FrameFolder(tmp_path_factory.mktemp("tiny") / "frames")
+    sizes = ((53, 41), (41, 53), (67, 45))
+    seed = 0
+    for split, shots in (("train", 7), ("val", 2), ("test", 2)):
+        for label, cls in enumerate(("bird", "cat", "train")):
+            for shot in range(shots):
+                seed += 1
+                folder.add_shot(
+                    split,
+                    f"{cls}/{split}-video-{shot // 2}/shot-{shot % 2:03d}",
+                    1 + (3 * shot + 2 * label) % 9,
+                    size=sizes[seed % 3],
+                    boxes_per_frame=0 if split == "train" else 1 + shot,
+                    seed=seed,
+                )
+    return folder.save()
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tiny_frames: Path) -> Path:
+    """Dataset folder made from `tiny_frames`: several shards a split, pieces of 4 frames. Do not change it: copy it."""
+    folder = tiny_frames.parent / "shards"
+    options = BuildOptions(AS_IT_IS, frames_per_piece=4, shard_mb=0.04)
+    build_dataset(read_frames_csv(tiny_frames, AS_IT_IS), folder, options)
+    return folder
