@@ -63,4 +63,8 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:  # it is somebody else's, hence alive
         return True
-    return True
+    # In a container that nobody tidies up, an ended process stays in the table for ever, in state Z (Linux).
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return True

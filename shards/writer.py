@@ -137,7 +137,7 @@ def slug(name: str, limit: int) -> str:
     """
     clean = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     clean = re.sub(r"__+", "_", clean).strip("_")
-    if clean == name and len(name) <= limit:
+    if name and clean == name and len(name) <= limit:
         return name
     return f"{clean[: limit - 9]}-{sha256(name.encode()).hexdigest()[:8]}"
 

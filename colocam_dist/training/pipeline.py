@@ -19,6 +19,7 @@ from colocam_dist.inference.load import build_classifier, build_localizer, load_
 from colocam_dist.runs.folder import RunFolder, write_atomically
 from colocam_dist.training.cam_stage import ensure_archive
 from colocam_dist.training.classifier import ClassifierStage
+from colocam_dist.training.engine import micro_batch
 from colocam_dist.training.inputs import Splits
 from colocam_dist.training.localizer import LocalizerStage
 from colocam_dist.training.metrics import MetricsLog
@@ -78,10 +79,16 @@ def _on_main(workers: Workers, action: Callable[[], T]) -> T:
     return message[0]
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, world: int) -> None:
     """Everything that can be found wrong before the first step, found by one rank."""
+    accumulation, stages = config.engine.accumulation, config.run.stages
+    if "classifier" in stages and config.classifier.from_run is None:
+        micro_batch(config.classifier.global_batch, 1, world, accumulation, "classifier.global_batch")
+    if "localizer" in stages:
+        frames = config.localizer.global_batch
+        micro_batch(frames, config.data.n_frames, world, accumulation, "localizer.global_batch")
     Splits.open(config)
-    if "evaluate" in config.run.stages:
+    if "evaluate" in stages:
         ShotIndex.open(config.data.shards, config.data.split, missing=config.data.missing)
 
 
@@ -91,7 +98,7 @@ class _Pipeline:
         self.workers = workers
         self.folder = folder
         self.metrics = metrics
-        _on_main(workers, lambda: _check(config))
+        _on_main(workers, lambda: _check(config, workers.world))
         self.splits = Splits.open(config)
         if workers.is_main:
             folder.write_json("classes.json", self.splits.train.classes)

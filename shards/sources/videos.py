@@ -181,7 +181,11 @@ def decode(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def _from_folder(root: Path) -> list[_Listed]:
-    files = [path for path in root.glob("*/*") if path.suffix.lower() in _SUFFIXES and path.is_file()]
+    files = [
+        path
+        for path in root.glob("[!.]*/[!.]*")  # hidden files are no videos, whatever their suffix
+        if path.suffix.lower() in _SUFFIXES and path.is_file()
+    ]
     files.sort(key=lambda path: (path.parent.name, natural_key(path.name)))
     return [
         _Listed(str(path.relative_to(root)), PurePosixPath(path.relative_to(root).as_posix()), path.parent.name, "")

@@ -40,7 +40,7 @@ def photo_files(folder: Path | None) -> tuple[Path, ...]:
         DataError: scikit-image is not installed or has no such files; the folder has no photographs.
     """
     if folder is not None:
-        files = tuple(sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES))
+        files = tuple(sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _SUFFIXES))
         if not files:
             raise DataError("there are no photographs for the backgrounds", where=folder, wanted=" ".join(_SUFFIXES))
         return files

@@ -1,0 +1,187 @@
+"""The launchers as a user runs them: real processes, real shards, gloo on the CPU."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = Path(sys.executable)
+SMALL = [
+    "data.resize=48",
+    "data.crop=40",
+    "data.n_frames=2",
+    "data.workers=0",
+    "data.central_fraction=1.0",
+    "model.encoder=resnet18",
+    "model.weights=none",
+    "model.output_stride=16",
+    "model.decoder_channels=[16,16,8,8,8]",
+    "classifier.epochs=2",
+    "classifier.global_batch=4",
+    "classifier.optimizer.lr=0.01",
+    "localizer.epochs=2",
+    "localizer.global_batch=8",
+    "localizer.seeds.n_fg=20",
+    "localizer.seeds.n_bg=20",
+    "localizer.loss.frame_crf.weight=1e-6",
+    "localizer.loss.colocalization.weight=0.5",
+    "evaluation.thresholds=50",
+    "evaluation.validation_thresholds=50",
+    "evaluation.bootstrap=50",
+    "log.every_steps=1",
+    "log.tensorboard=false",
+    "engine.device=cpu",
+]
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str]:
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+def train(shards: Path, runs: Path, name: str, *more: str, ranks: int = 1) -> subprocess.Popen[str]:
+    script = ["launchers/train.py", f"data.shards={shards}", f"run.folder={runs}", f"run.name={name}", *SMALL, *more]
+    if ranks == 1:
+        return command(str(PYTHON), *script)
+    port = str(20000 + os.getpid() % 20000)
+    launcher = str(PYTHON.parent / "deepspeed")
+    return command(launcher, "--num_gpus", str(ranks), "--master_port", port, *script)
+
+
+def rows(run: Path, stage: str) -> dict[int, dict[str, Any]]:
+    """Training rows by step; of a repeated step the last one counts."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in lines if row["stage"] == stage and row["kind"] == "train"}
+
+
+@pytest.mark.slow
+def test_two_ranks_from_shards_to_report_and_prediction(tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    code, output = finished(train(shards, tmp_path, "two", ranks=2))
+    run = tmp_path / "two"
+    assert code == 0, output
+    assert json.loads((run / "done.json").read_text())["world"] == 2
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"validation", "pooled", "per_class"} == set(metrics["corloc"])
+    assert set(metrics["methods"]) == {"layercam", "localizer"}
+    assert metrics["frames"] > 0
+    assert 0 < metrics["seconds_per_frame"] < 10
+    assert metrics["top1"].keys() == metrics["corloc"].keys()
+    receipt = json.loads((run / "receipt.json").read_text())
+    assert [len(receipt[stage]) for stage in ("classifier", "localizer")] == [2, 2], "one receipt per rank"
+    assert (run / "report.html").read_text().rstrip().endswith("</html>")
+    assert not list(run.rglob("*.partial"))
+
+    code, output = finished(command(str(PYTHON), "launchers/evaluate.py", "--run", str(run), "data.split=val"))
+    assert code == 0, output
+    assert (run / "evaluations" / "shards-val" / "metrics.json").is_file()
+
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(3):
+        picture = np.random.default_rng(number).integers(0, 256, (64, 96, 3), np.uint8)
+        cv2.imwrite(str(frames / f"{number}.png"), picture)
+    out = tmp_path / "out"
+    code, output = finished(
+        command(str(PYTHON), "launchers/predict.py", "--run", str(run), "--input", str(frames), "--output", str(out))
+    )
+    assert code == 0, output
+    with (out / "predictions.csv").open() as table:
+        predicted = list(csv.DictReader(table))
+    assert [row["frame"] for row in predicted] == ["0", "1", "2"]
+    assert all(0 <= float(row["x0"]) <= float(row["x1"]) <= 96 for row in predicted)
+    assert all(row["cls"] in metrics["classes"] for row in predicted)
+    assert (out / "frames.mp4").is_file()
+
+
+@pytest.mark.slow
+def test_one_and_two_ranks_train_on_the_same_batches_and_agree_at_first(tiny_shards: Path, tmp_path: Path) -> None:
+    runs = {}
+    for ranks in (1, 2):
+        shards = tmp_path / f"shards{ranks}"
+        shutil.copytree(tiny_shards, shards)
+        code, output = finished(
+            train(shards, tmp_path, f"r{ranks}", "run.stages=[classifier]", "data.last=drop", ranks=ranks)
+        )
+        assert code == 0, output
+        runs[ranks] = rows(tmp_path / f"r{ranks}", "classifier")
+    assert runs[1].keys() == runs[2].keys()
+    # BatchNorm sees half of the batch on each rank, so the losses are near each other, not equal.
+    assert runs[1][1]["loss"] == pytest.approx(runs[2][1]["loss"], rel=0.3)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_losses(tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    options = ("checkpoint.every_steps=1", "run.stages=[classifier,cams,localizer]")
+    code, output = finished(train(shards, tmp_path, "whole", *options))
+    assert code == 0, output
+
+    process = train(shards, tmp_path, "cut", *options)
+    log = tmp_path / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.is_file() and len(rows(tmp_path / "cut", "localizer")) >= 2:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "cut" / "done.json").exists()
+
+    code, output = finished(train(shards, tmp_path, "cut", *options))
+    assert code == 2
+    assert "a run of this name exists" in output
+    code, output = finished(train(shards, tmp_path, "cut", *options, "run.on_exists=resume"))
+    assert code == 0, output
+    for stage in ("classifier", "localizer"):
+        whole, cut = rows(tmp_path / "whole", stage), rows(tmp_path / "cut", stage)
+        assert cut.keys() == whole.keys()
+        assert {step: row["loss"] for step, row in cut.items()} == {step: row["loss"] for step, row in whole.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (["data.nframes=3", "model.encodr=x"], ["unknown setting; did you mean data.n_frames", "model.encoder"]),
+        (["localizer.global_batch=6"], ["cannot be divided", "localizer.global_batch=8"]),
+        (["engine.precision=fp16"], ["fp16 needs a GPU"]),
+        (["model.encoder=resnet19"], ["resnet18"]),
+        (["data.split=holdout"], ["no split 'holdout'"]),
+    ],
+)
+def test_bad_settings_end_in_one_message_before_any_training(
+    changes: list[str], parts: list[str], tiny_shards: Path, tmp_path: Path
+) -> None:
+    accumulate = ["engine.accumulation=2"] if "localizer.global_batch=6" in changes else []
+    code, output = finished(train(tiny_shards, tmp_path, "bad", *changes, *accumulate))
+    assert code == 2, output
+    assert "Traceback" not in output
+    for part in parts:
+        assert part in output
+    assert not list(tmp_path.rglob("*.pt"))
