@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import tarfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colocam_dist.data.index import INDEX_DTYPES, index_name, manifest_name, read_manifest
+from colocam_dist.data.index import index_name, manifest_name, read_index_tables, read_manifest
 from colocam_dist.errors import DataError
 from launchers.console import run_console
 from shards.files import sha256_of
@@ -203,9 +202,8 @@ def _compare(index: Path, tables: Tables) -> Iterator[tuple[str, str]]:
     """Differences of an index file from what the tar holds."""
     found = tables.arrays()
     try:
-        with np.load(index, allow_pickle=False) as stored:
-            expected = {key: stored[key] for key in INDEX_DTYPES}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        expected = read_index_tables(index)
+    except ValueError as error:
         yield "", f"its index {index.name} is damaged: {error}"
         return
     for key, values in expected.items():

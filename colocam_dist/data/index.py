@@ -27,6 +27,7 @@ __all__ = [
     "check_same_classes",
     "index_name",
     "manifest_name",
+    "read_index_tables",
     "read_manifest",
 ]
 
@@ -252,6 +253,20 @@ def read_manifest(root: Path, split: str) -> dict[str, Any]:
     return manifest
 
 
+def read_index_tables(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of one index file, as they are stored.
+
+    Raises:
+        ValueError: the file cannot be read, or lacks an array.
+    """
+    try:
+        # NumPy leaves a damaged file open if it opens it itself.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return {key: stored[key] for key in INDEX_DTYPES}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(str(error)) from error
+
+
 def _check_entries(manifest: dict[str, Any]) -> None:
     if not (isinstance(manifest["split"], str) and isinstance(manifest["classes"], list) and manifest["shards"]):
         raise ValueError("it lists no shards")
@@ -273,9 +288,8 @@ def _read_shard_tables(root: Path, entry: dict[str, Any], classes: set[str]) -> 
     if not index.is_file():
         return f"its index {index.name} is missing"
     try:
-        with np.load(index, allow_pickle=False) as stored:
-            tables = {key: stored[key] for key in INDEX_DTYPES}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        tables = read_index_tables(index)
+    except ValueError as error:
         return f"its index {index.name} is damaged: {error}"
     if not _fits(tables, entry, classes):
         return f"its index {index.name} does not fit the manifest"

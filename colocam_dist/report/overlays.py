@@ -9,15 +9,27 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LAYERCAM_COLOR", "LOCALIZER_COLOR", "TRUTH_COLOR", "draw_box", "draw_prediction", "heat", "label"]
+__all__ = [
+    "LAYERCAM_COLOR",
+    "LOCALIZER_COLOR",
+    "TRUTH_COLOR",
+    "contact_sheet",
+    "draw_box",
+    "draw_prediction",
+    "heat",
+    "label",
+]
 
 Image = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
-# Colors that stay apart for all common kinds of color blindness (Okabe and Ito).
+# After Okabe and Ito: they stay apart for all common kinds of color blindness, and on the heat.
 TRUTH_COLOR: Color = (0, 190, 120)
 LAYERCAM_COLOR: Color = (230, 159, 0)
 LOCALIZER_COLOR: Color = (86, 180, 233)
+DARK: Color = (16, 16, 16)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+SMALLEST_TEXT = 0.32  # below this scale the letters of OpenCV's font run together
 
 
 def heat(image_HWC: Image, map_HW: NDArray[np.float32]) -> Image:
@@ -31,35 +43,75 @@ def heat(image_HWC: Image, map_HW: NDArray[np.float32]) -> Image:
     return np.asarray(mixed.round(), np.uint8)
 
 
-def draw_box(image_HWC: Image, box: Sequence[float] | NDArray[Any], color: Color) -> Image:
+def draw_box(image_HWC: Image, box_xyxy: Sequence[float] | NDArray[Any], color: Color) -> Image:
     """The image with a box (x0, y0, x1, y1 in pixels, end pixels included) in `color` on a dark outline.
 
     An empty box (all zero: nothing was found) is not drawn.
     """
     picture = np.ascontiguousarray(image_HWC).copy()
-    x0, y0, x1, y1 = (round(float(end)) for end in box)
+    x0, y0, x1, y1 = (round(float(end)) for end in box_xyxy)
     if (x0, y0, x1, y1) == (0, 0, 0, 0):
         return picture
     line = max(1, round(min(picture.shape[:2]) / 110))
-    for width, shade in ((line + 2, (16, 16, 16)), (line, color)):
+    for width, shade in ((line + 2, DARK), (line, color)):
         cv2.rectangle(picture, (x0, y0), (x1, y1), shade, width, cv2.LINE_8)
     return picture
 
 
 def label(image_HWC: Image, text: str, color: Color = (255, 255, 255)) -> Image:
-    """The image with `text` on a dark strip at its upper left; characters outside ASCII become ``?``."""
+    """The image with `text` on a dark strip at its upper left.
+
+    Text too wide for the image is set smaller, then cut short with three dots. Characters outside ASCII, which OpenCV
+    cannot draw, become ``?``.
+    """
     picture = np.ascontiguousarray(image_HWC).copy()
     plain = text.encode("ascii", "replace").decode()
-    scale = max(0.35, min(picture.shape[:2]) / 480)
-    (width, height), below = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    strip = picture[: height + below + 4, : width + 8]
-    strip[:] = (strip * 0.3).astype(np.uint8)
-    cv2.putText(picture, plain, (4, height + 3), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)
+    room = picture.shape[1] - 8
+    scale = max(0.45, min(picture.shape[:2]) / 480)
+    scale = max(SMALLEST_TEXT, min(scale, scale * room / max(1, _text_size(plain, scale)[0])))
+    kept = len(plain)
+    while kept and _text_size(plain, scale)[0] > room:
+        kept -= 1
+        plain = plain[:kept].rstrip() + "..."
+    width, height, below = _text_size(plain, scale)
+    strip = picture[: height + below + 6, : width + 8]
+    strip[:] = (strip * 0.25).astype(np.uint8)
+    cv2.putText(picture, plain, (4, height + 4), FONT, scale, color, _thickness(scale), cv2.LINE_AA)
     return picture
 
 
 def draw_prediction(
-    image_HWC: Image, map_HW: NDArray[np.float32], box: Sequence[float] | NDArray[Any], text: str
+    image_HWC: Image, map_HW: NDArray[np.float32], box_xyxy: Sequence[float] | NDArray[Any], text: str
 ) -> Image:
-    """Heat, box and caption of one predicted frame."""
-    return label(draw_box(heat(image_HWC, map_HW), box, LOCALIZER_COLOR), text)
+    """Heat, box (pixels of the image) and caption of one predicted frame."""
+    return label(draw_box(heat(image_HWC, map_HW), box_xyxy, LOCALIZER_COLOR), text)
+
+
+def contact_sheet(pictures: Sequence[Image], columns: int, gap: int = 4) -> Image:
+    """Pictures of any sizes in rows of `columns`, each centered in a cell as large as the largest; white between them.
+
+    Raises:
+        ValueError: no pictures, or fewer than one column.
+    """
+    if not pictures or columns < 1:
+        raise ValueError(f"contact_sheet: wanted pictures and columns, got {len(pictures)} and {columns}")
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    cell_height, cell_width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    sheet = np.full((rows * (cell_height + gap) - gap, columns * (cell_width + gap) - gap, 3), 255, np.uint8)
+    for place, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        top = place // columns * (cell_height + gap) + (cell_height - height) // 2
+        left = place % columns * (cell_width + gap) + (cell_width - width) // 2
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def _thickness(scale: float) -> int:
+    return max(1, round(1.4 * scale))
+
+
+def _text_size(text: str, scale: float) -> tuple[int, int, int]:
+    """Width, height above the base line, and height below it, in pixels."""
+    (width, height), below = cv2.getTextSize(text, FONT, scale, _thickness(scale))
+    return width, height, below

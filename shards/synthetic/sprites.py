@@ -112,7 +112,7 @@ def _leaf(angles: Floats, rng: np.random.Generator) -> Curves:
     along = np.where(t < 0.5, 4 * t - 1, 3 - 4 * t)  # -1 .. 1 .. -1
     bulge = width * (1 - along**2) ** 0.8 * (1 + 0.25 * along) * (1 + 0.05 * np.sin(40 * along))
     edge = np.stack([np.where(t < 0.5, bulge, -bulge), 0.85 * along - 0.12], -1)
-    stem = np.array([[-0.035, 0.6], [0.035, 0.6], [0.06, 1.0], [0, 1.0]], np.float32)
+    stem = np.array([[-0.05, 0.6], [0.05, 0.6], [0.07, 1.0], [-0.03, 1.0]], np.float32)
     return [edge.astype(np.float32), stem]
 
 

@@ -20,30 +20,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable)
 SMALL = [
-    "data.resize=48",
-    "data.crop=40",
-    "data.n_frames=2",
-    "data.workers=0",
-    "data.central_fraction=1.0",
-    "model.encoder=resnet18",
-    "model.weights=none",
-    "model.output_stride=16",
-    "model.decoder_channels=[16,16,8,8,8]",
-    "classifier.epochs=2",
-    "classifier.global_batch=4",
-    "classifier.optimizer.lr=0.01",
-    "localizer.epochs=2",
-    "localizer.global_batch=8",
-    "localizer.seeds.n_fg=20",
-    "localizer.seeds.n_bg=20",
-    "localizer.loss.frame_crf.weight=1e-6",
-    "localizer.loss.colocalization.weight=0.5",
-    "evaluation.thresholds=50",
-    "evaluation.validation_thresholds=50",
-    "evaluation.bootstrap=50",
-    "log.every_steps=1",
-    "log.tensorboard=false",
-    "engine.device=cpu",
+    *("data.resize=48", "data.crop=40", "data.n_frames=2", "data.workers=0", "data.central_fraction=1.0"),
+    *("model.encoder=resnet18", "model.weights=none", "model.output_stride=16"),
+    *("model.decoder_channels=[16,16,8,8,8]", "engine.device=cpu"),
+    *("classifier.epochs=2", "classifier.global_batch=4", "classifier.optimizer.lr=0.01"),
+    *("localizer.epochs=2", "localizer.global_batch=8", "localizer.seeds.n_fg=20", "localizer.seeds.n_bg=20"),
+    *("localizer.loss.frame_crf.weight=1e-6", "localizer.loss.colocalization.weight=0.5"),
+    *("evaluation.thresholds=50", "evaluation.validation_thresholds=50", "evaluation.bootstrap=50"),
+    *("log.every_steps=1", "log.tensorboard=false"),
 ]
 
 
