@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python -m shards.build --source synthetic --output demo-data
-	$(BIN)/deepspeed launchers/train.py --config configs/demo.yaml
+	$(BIN)/deepspeed --quiet launchers/train.py --config configs/demo.yaml
 	@test -f runs/demo/done.json && echo "Open runs/demo/report.html"
 
 test: $(READY)

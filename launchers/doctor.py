@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from colocam_dist.console import run_console
 from colocam_dist.doctor import examine, format_findings
-from launchers.console import run_console
 
 
 def main() -> int:

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from colocam_dist.config import load
+from colocam_dist.console import run_console
 from colocam_dist.runs.folder import RunFolder
-from launchers.console import run_console
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from launchers.console import run_console
+from colocam_dist.console import run_console
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ One plain script for every launcher::
 from __future__ import annotations
 
 from colocam_dist.config import dump, load, parse
-from launchers.console import run_console
+from colocam_dist.console import run_console
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from colocam_dist.console import run_console
 from colocam_dist.errors import ConfigError
-from launchers.console import run_console
 from shards.dataset import BuildOptions, SplitSummary, build_dataset
 from shards.images import PictureRule
 from shards.sources.base import SPLITS, Inputs

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colocam_dist.console import run_console
 from colocam_dist.data.index import index_name, manifest_name, read_index_tables, read_manifest
 from colocam_dist.errors import DataError
-from launchers.console import run_console
 from shards.files import sha256_of
 from shards.images import decodes, read_jpeg_header
 from shards.manifest import shards_on_disk

@@ -29,8 +29,8 @@ def boxes_over_thresholds(map_HW: Map, thresholds: NDArray[np.float64]) -> Boxes
     """The box of the largest contour at every threshold.
 
     Public code: u8 = floor(255 map); u8 > int(tau * max(u8)); contours of all hierarchy levels; the one of largest
-    area, the first of equals; (x, y, min(x + w, W - 1), min(y + h, H - 1)). u8 has at most 256 values, so at most 256
-    contour searches are made for any number of thresholds.
+    area, the first of equals; (x, y, min(x + w, W - 1), min(y + h, H - 1)). Thresholds that leave the same pixels share
+    one contour search, so there are at most 256 for any number of thresholds.
 
     Args:
         map_HW: float ``[H, W]`` in [0, 1].
@@ -42,14 +42,13 @@ def boxes_over_thresholds(map_HW: Map, thresholds: NDArray[np.float64]) -> Boxes
     Raises:
         ValueError: the map is not finite or not in [0, 1].
     """
-    grey, cuts_T = _cuts(map_HW, thresholds)
-    unique, inverse_T = np.unique(cuts_T, return_inverse=True)
-    boxes = np.zeros((len(unique), 4), np.int16)
-    for box, cut in zip(boxes, unique.tolist(), strict=True):
+    grey, cuts, place_T = _cuts(map_HW, thresholds)
+    boxes = np.zeros((len(cuts), 4), np.int16)
+    for box, cut in zip(boxes, cuts.tolist(), strict=True):
         contours = _contours(grey, cut)
         if contours:
             box[:] = _bounding_box(max(contours, key=cv2.contourArea), grey.shape)
-    return boxes[inverse_T]
+    return boxes[place_T]
 
 
 def all_boxes_over_thresholds(map_HW: Map, thresholds: NDArray[np.float64]) -> list[Boxes]:
@@ -57,13 +56,12 @@ def all_boxes_over_thresholds(map_HW: Map, thresholds: NDArray[np.float64]) -> l
 
     One zero box where nothing exceeds the threshold. Arguments and errors as in :func:`boxes_over_thresholds`.
     """
-    grey, cuts_T = _cuts(map_HW, thresholds)
-    unique, inverse_T = np.unique(cuts_T, return_inverse=True)
+    grey, cuts, place_T = _cuts(map_HW, thresholds)
     found = []
-    for cut in unique.tolist():
+    for cut in cuts.tolist():
         boxes = [_bounding_box(contour, grey.shape) for contour in _contours(grey, cut)]
         found.append(np.array(boxes or [(0, 0, 0, 0)], np.int16))
-    return [found[place] for place in inverse_T.tolist()]
+    return [found[place] for place in place_T.tolist()]
 
 
 def box_at(map_HW: Map, threshold: float) -> NDArray[np.int16]:
@@ -71,12 +69,19 @@ def box_at(map_HW: Map, threshold: float) -> NDArray[np.int16]:
     return boxes_over_thresholds(map_HW, np.array([threshold]))[0]
 
 
-def _cuts(map_HW: Map, thresholds: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _cuts(
+    map_HW: Map, thresholds: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.intp]]:
+    """The map in 0..255, the cuts that leave different pixels, and the position among them of each threshold's cut."""
     low, high = float(map_HW.min()), float(map_HW.max())
     if not (low >= 0.0 and high <= 1.0):  # also when one of them is NaN
         raise ValueError(f"boxes: wanted a finite map in [0, 1], got values from {low} to {high}")
     grey = np.asarray(map_HW * 255, np.uint8)
-    return grey, (thresholds * int(grey.max())).astype(np.int64)
+    cuts_T = (thresholds * int(grey.max())).astype(np.int64)
+    # Cuts with no grey value between them leave the same pixels: count the values present up to each cut.
+    present = np.bincount(grey.ravel(), minlength=256) > 0
+    _, first, place_T = np.unique(np.cumsum(present)[cuts_T], return_index=True, return_inverse=True)
+    return grey, cuts_T[first], place_T
 
 
 def _contours(grey: NDArray[np.uint8], cut: int) -> list[NDArray[np.int32]]:

@@ -7,7 +7,7 @@ denominator is the number of labelled frames; the headline is the mean over clas
 - ``pooled``: one tau for all classes, the best on this very split. An upper bound.
 - ``per_class``: one tau per class, the best on this very split. A higher bound, and what published tables print.
 
-F frames, T thresholds, K classes, V videos of a class, R resamples.
+F frames, T thresholds, K classes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from colocam_dist.evaluation.intervals import bootstrap_intervals
 
 __all__ = ["RULES", "ClassScores", "CorLoc", "FrameScores", "best_threshold", "corloc"]
 
@@ -47,7 +49,13 @@ class FrameScores:
 
     @classmethod
     def merge(cls, parts: Sequence[FrameScores]) -> FrameScores:
-        """One table from those of several ranks, in rank order."""
+        """One table from those of several ranks, in rank order.
+
+        Raises:
+            ValueError: the parts were scored at different thresholds.
+        """
+        if not all(np.array_equal(part.thresholds_T, parts[0].thresholds_T) for part in parts):
+            raise ValueError("FrameScores.merge: wanted parts scored at the same thresholds, got different ones")
         return cls(
             np.concatenate([part.iou_FT for part in parts]),
             np.concatenate([part.labels_F for part in parts]),
@@ -74,8 +82,9 @@ class CorLoc:
 
     Attributes:
         corloc: mean over the classes present, by rule.
+        micro: right frames of all classes over all frames, by rule, at the thresholds of `corloc`.
         intervals: 95 % bootstrap intervals over videos, by rule; None where not computed.
-        top1: like `corloc`, for frames whose class is predicted right too.
+        top1: like `corloc`, for frames whose class is predicted right too; oracle rules choose for this figure anew.
         thresholds: tau of the rules "validation" and "pooled".
         classification: share of frames classified right (not averaged over classes).
         per_class: by class name, classes with at least one labelled frame.
@@ -85,6 +94,7 @@ class CorLoc:
     """
 
     corloc: dict[str, float]
+    micro: dict[str, float]
     intervals: dict[str, tuple[float, float] | None]
     top1: dict[str, float]
     thresholds: dict[str, float]
@@ -128,10 +138,13 @@ def corloc(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: no frames, or a threshold that was not evaluated.
+        ValueError: no frames, a label without a class name, or a threshold that was not evaluated.
     """
     if not len(scores.labels_F):
         raise ValueError("corloc: wanted at least one labelled frame, got none")
+    if not (scores.labels_F.min() >= 0 and scores.labels_F.max() < len(classes)):
+        got = f"{scores.labels_F.min()} to {scores.labels_F.max()}"
+        raise ValueError(f"corloc: wanted labels from 0 to {len(classes) - 1}, got {got}")
     place = int(np.abs(scores.thresholds_T - threshold).argmin())
     if abs(scores.thresholds_T[place] - threshold) > 1e-9:
         raise ValueError(f"corloc: threshold {threshold} is not one of the {len(scores.thresholds_T)} evaluated ones")
@@ -141,9 +154,13 @@ def corloc(
     pooled = int(rates_KT.mean(0).argmax())
     by_rule = _by_rule(rates_KT, place, pooled)
     top1 = _by_rule(_class_rates(scores, right_FT & known_F[:, None])[1], place, None)
-    intervals = _intervals(scores, right_FT, place, resamples, seed) if resamples else dict.fromkeys(RULES)
+    intervals: dict[str, tuple[float, float] | None] = dict.fromkeys(RULES)
+    if resamples:
+        drawn = bootstrap_intervals(right_FT, scores.labels_F, scores.videos_F, place, resamples=resamples, seed=seed)
+        intervals.update(drawn)
     return CorLoc(
         corloc=_percent(by_rule),
+        micro={rule: 100.0 * float(rates_K @ frames_K / frames_K.sum()) for rule, rates_K in by_rule.items()},
         intervals=intervals,
         top1=_percent(top1),
         thresholds={"validation": threshold, "pooled": float(scores.thresholds_T[pooled])},
@@ -176,26 +193,3 @@ def _by_rule(rates_KT: Floats, validation: int, pooled: int | None) -> dict[str,
 
 def _percent(by_rule: dict[str, Floats]) -> dict[str, float]:
     return {rule: 100.0 * float(rates_K.mean()) for rule, rates_K in by_rule.items()}
-
-
-def _intervals(
-    scores: FrameScores, right_FT: NDArray[np.bool_], validation: int, resamples: int, seed: int
-) -> dict[str, tuple[float, float] | None]:
-    """Percentile intervals of the macro mean over videos drawn with replacement within each class."""
-    rng = np.random.default_rng(seed)
-    present = np.unique(scores.labels_F)
-    macro_RT = np.zeros((resamples, right_FT.shape[1]))
-    best_R = np.zeros(resamples)
-    for label in present:
-        mine_F = scores.labels_F == label
-        names, video_F = np.unique(scores.videos_F[mine_F], return_inverse=True)
-        right_VT = np.zeros((len(names), right_FT.shape[1]))
-        np.add.at(right_VT, video_F, right_FT[mine_F])
-        frames_V = np.bincount(video_F).astype(np.float64)
-        drawn_RV = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(np.float64)
-        rates_RT = (drawn_RV @ right_VT) / (drawn_RV @ frames_V)[:, None]
-        macro_RT += rates_RT / len(present)
-        best_R += rates_RT.max(1) / len(present)
-    samples = {"validation": macro_RT[:, validation], "pooled": macro_RT.max(1), "per_class": best_R}
-    low_high = {rule: 100.0 * np.percentile(values_R, [2.5, 97.5]) for rule, values_R in samples.items()}
-    return {rule: (float(low), float(high)) for rule, (low, high) in low_high.items()}

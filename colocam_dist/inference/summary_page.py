@@ -20,7 +20,7 @@ from colocam_dist.evaluation.corloc import RULES
 from colocam_dist.inference.method import Method
 from colocam_dist.inference.score import Scorer
 from colocam_dist.report.curves import training_curves
-from colocam_dist.report.overlays import LAYERCAM_COLOR, LOCALIZER_COLOR, TRUTH_COLOR, draw_box, heat
+from colocam_dist.report.overlays import LAYERCAM_COLOR, LOCALIZER_COLOR, TRUTH_COLOR, contact_sheet, draw_box, heat
 from colocam_dist.report.page import ClassRow, Example, MethodScores, ReportData, VideoRow, write_report
 from colocam_dist.runs.folder import RunFolder
 
@@ -150,7 +150,7 @@ class _Pictures:
             count = min(STRIP_FRAMES, shot.n_frames)
             frames = np.linspace(shot.first_frame, shot.first_frame + shot.n_frames - 1, count).astype(int).tolist()
             tiles = [self._panel(frame, method) for frame in frames]
-            found.append(Example(_encode(np.hstack(tiles)), f"{shot.key}, {count} of {shot.n_frames} frames"))
+            found.append(_row(tiles, f"{shot.key}, {count} of {shot.n_frames} frames"))
         return found
 
     def _example(self, place: int) -> Example:
@@ -159,7 +159,9 @@ class _Pictures:
         shot = self.index.shots[self.index.frame_shot[frame]]
         tiles = [self._picture(frame)] + [self._panel(frame, method) for method in self.methods]
         values = ", ".join(f"{m.name} IoU {_iou(m)[place]:.2f}" for m in self.methods)
-        return Example(_encode(np.hstack(tiles)), f"{shot.key}, frame {self.index.frame_name[frame]}: {values}")
+        return Example(
+            _encode(contact_sheet(tiles, len(tiles))), f"{shot.key}, frame {self.index.frame_name[frame]}: {values}"
+        )
 
     def _read(self, frame: int) -> NDArray[np.uint8]:
         reader = FrameReader(self.index)
@@ -193,6 +195,10 @@ def _square(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(
         cv2.resize(np.ascontiguousarray(image_HWC), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8
     )
+
+
+def _row(tiles: Sequence[NDArray[np.uint8]], caption: str) -> Example:
+    return Example(_encode(contact_sheet(tiles, len(tiles))), caption)
 
 
 def _encode(image_HWC: NDArray[np.uint8]) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 __all__ = ["training_curves"]
 
@@ -49,12 +51,12 @@ def training_curves(rows: Sequence[Row]) -> dict[str, bytes]:
 def _figure(rows: Sequence[Row]) -> bytes:
     train = [row for row in rows if row["kind"] == "train"]
     validation = [row for row in rows if row["kind"] == "validation"]
-    figure = Figure(figsize=(11, 3.0), layout="constrained", dpi=130, facecolor="white")
-    figure.get_layout_engine().set(wspace=0.05)
+    figure = Figure(figsize=(11, 3.6), layout=ConstrainedLayoutEngine(wspace=0.05), dpi=130, facecolor="white")
     left, middle, right = figure.subplots(1, 3)
     largest = max((abs(y) for name in TERMS for y in _values(train, name) if math.isfinite(y)), default=0.0)
     if largest > LINEAR_UP_TO:
         left.set_yscale("symlog", linthresh=1.0)
+        left.yaxis.set_major_formatter("{x:g}")
     _lines(left, train, TERMS, "step", "loss and its terms")
     if any("accuracy" in row for row in train):
         _lines(middle, train, ["accuracy"], "step", "training accuracy, %")
@@ -63,7 +65,6 @@ def _figure(rows: Sequence[Row]) -> bytes:
         _lines(middle, train, present, "step", " and ".join(SHARES[name] for name in present))
     _lines(right, validation, SCORES, "epoch", "validation, %")
     right.set_ylim(0, 100)
-    right.xaxis.get_major_locator().set_params(integer=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -75,6 +76,7 @@ def _lines(axes: Axes, rows: Sequence[Row], names: Sequence[str], x: str, title:
     axes.tick_params(labelsize=8.5, color="#bbbbbb", labelcolor="#555555")
     axes.grid(color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
     drawn = [name for name in names if any(map(math.isfinite, _values(rows, name)))]
@@ -84,13 +86,20 @@ def _lines(axes: Axes, rows: Sequence[Row], names: Sequence[str], x: str, title:
             [row[x] for row in rows],
             _values(rows, name),
             color=COLORS[name],
-            label=name.replace("_", " "),
+            label=SHARES.get(name, name.replace("_", " ")),
             linewidth=1.6,
             marker=marker,
             markersize=3,
         )
     if drawn:
-        axes.legend(fontsize=8, frameon=False, labelcolor="#333333")
+        below = {
+            "loc": "upper left",
+            "bbox_to_anchor": (-0.02, -0.17),
+            "ncols": 2,
+            "columnspacing": 1.2,
+            "handlelength": 1.4,
+        }
+        axes.legend(fontsize=8, frameon=False, labelcolor="#333333", **below)
     else:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color="#888888", fontsize=9)
 

@@ -69,14 +69,14 @@ def label(image_HWC: Image, text: str, color: Color = (255, 255, 255)) -> Image:
     room = picture.shape[1] - 8
     scale = max(0.45, min(picture.shape[:2]) / 480)
     scale = max(SMALLEST_TEXT, min(scale, scale * room / max(1, _text_size(plain, scale)[0])))
-    kept = len(plain)
-    while kept and _text_size(plain, scale)[0] > room:
+    shown, kept = plain, len(plain)
+    while kept and _text_size(shown, scale)[0] > room:
         kept -= 1
-        plain = plain[:kept].rstrip() + "..."
-    width, height, below = _text_size(plain, scale)
+        shown = plain[:kept].rstrip() + "..."
+    width, height, below = _text_size(shown, scale)
     strip = picture[: height + below + 6, : width + 8]
     strip[:] = (strip * 0.25).astype(np.uint8)
-    cv2.putText(picture, plain, (4, height + 4), FONT, scale, color, _thickness(scale), cv2.LINE_AA)
+    cv2.putText(picture, shown, (4, height + 4), FONT, scale, color, _thickness(scale), cv2.LINE_AA)
     return picture
 
 

@@ -9,26 +9,40 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from colocam_dist.report.overlays import LAYERCAM_COLOR, LOCALIZER_COLOR, TRUTH_COLOR
 from colocam_dist.runs.folder import write_atomically
 
 __all__ = ["ClassRow", "Example", "MethodScores", "ReportData", "VideoRow", "write_report"]
 
 RULES = {
-    "validation": "one threshold, chosen on the validation split: what you can have in practice",
-    "pooled": "one threshold, chosen on this split with its labels: an oracle",
-    "per_class": "a threshold per class, chosen on this split with its labels: the oracle that published tables print",
+    "validation": "One threshold, fixed on the validation split: what a user can have.",
+    "pooled": "One threshold, the best on this split, chosen with its labels: an oracle.",
+    "per_class": "The best threshold of each class on this split, chosen with its labels: an oracle; published tables "
+    "report this.",
 }
+MARKS = {"layercam": LAYERCAM_COLOR, "localizer": LOCALIZER_COLOR}
 
 
 @dataclass(frozen=True)
 class MethodScores:
-    """Figures of one method, percent; `corloc`, `intervals` and `top1` by threshold rule."""
+    """Figures of one method, in percent; `corloc`, `intervals` and `top1` by threshold rule.
+
+    Attributes:
+        name: as in the rows of classes and videos.
+        description: one line.
+        corloc: under the rules "validation", "pooled" and "per_class".
+        intervals: (low, high) under the same rules; None where not computed.
+        top1: CorLoc that also asks for the right class, at least under "validation"; None if there is no classifier.
+        classification: share of frames classified right.
+        frames: labelled frames.
+        seconds_per_frame: time of network, map and box.
+    """
 
     name: str
     description: str
     corloc: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float] | None]
-    top1: Mapping[str, float]
+    top1: Mapping[str, float] | None
     classification: float
     frames: int
     seconds_per_frame: float
@@ -102,13 +116,27 @@ class ReportData:
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """Write the page, atomically. It needs no network and no other file."""
-    loader = PackageLoader("colocam_dist.report", "templates")
+    """Write the page, atomically. It needs no network and no other file.
+
+    Raises:
+        ValueError: no method.
+    """
+    if not data.methods:
+        raise ValueError("write_report: wanted at least one method, got none")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("colocam_dist.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    curves = {stage: _data_uri(picture) for stage, picture in data.curves.items()}
-    page = environment.get_template("report.html.j2").render(data=data, rules=RULES, curves=curves)
+    marks = {method.name: MARKS[method.name] for method in data.methods if method.name in MARKS}
+    page = environment.get_template("report.html.j2").render(
+        data=data,
+        rules=RULES,
+        marks={"true box": TRUTH_COLOR, **marks},
+        curves={stage: _data_uri(picture) for stage, picture in data.curves.items()},
+    )
     write_atomically(path, page)
 
 

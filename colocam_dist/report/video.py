@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from colocam_dist.errors import RunError
+from colocam_dist.errors import DataError, RunError
 
 __all__ = ["VideoFile"]
 
@@ -34,7 +34,7 @@ class VideoFile:
 
         Raises:
             RunError: the file cannot be written.
-            ValueError: a frame of another size.
+            DataError: a frame of another size than the first.
         """
         height, width = (side - side % 2 for side in image_HWC.shape[:2])
         if self._writer is None:
@@ -49,22 +49,32 @@ class VideoFile:
                     fix="check that the folder is writable; python launchers/doctor.py tests the codec",
                 )
         if (width, height) != self._size:
-            raise ValueError(f"VideoFile.write: wanted frames of {self._size}, got {(width, height)}")
+            raise DataError(
+                "a video's frames must have one size",
+                where=self.path,
+                got=f"{width} x {height}",
+                wanted="{} x {}".format(*self._size),
+                fix="scale the frames to one size, or give them as separate clips",
+            )
         self._writer.write(cv2.cvtColor(image_HWC[:height, :width], cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
         """Finish the file and give it its name.
 
         Raises:
-            RunError: no frame was written.
+            RunError: no frame was written, or the file could not be finished; nothing stays then.
         """
         if self._writer is None:
             raise RunError("a video needs at least one frame", where=self.path)
         self._writer.release()
         self._writer = None
-        with self._temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self._temporary.replace(self.path)
+        try:
+            with self._temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            self._temporary.replace(self.path)
+        except OSError as error:
+            self.discard()
+            raise RunError("video cannot be finished", where=self.path, got=error.strerror) from None
 
     def discard(self) -> None:
         """Give up: nothing stays, an older file of the same name is left alone."""

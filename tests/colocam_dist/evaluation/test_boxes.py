@@ -31,7 +31,8 @@ def test_boxes_and_iou_equal_the_published_code_exactly(published: Any, publishe
         boxes = boxes_over_thresholds(map_HW, threshold_grid(1000))
         assert np.array_equal(boxes, published["boxes_largest"][number])
         raw = published["gt_boxes"][number]
-        truth = scale_boxes(raw[raw[:, 0] >= 0], *published["image_wh"][number], 224)
+        width, height = published["image_wh"][number].tolist()
+        truth = scale_boxes(raw[raw[:, 0] >= 0], width, height, 224)
         assert np.array_equal(truth, published["gt_boxes_224"][number][: len(truth)])
         assert np.array_equal(iou_inclusive(boxes, truth).max(1), published["iou_largest"][number])
         every = all_boxes_over_thresholds(map_HW, threshold_grid(1000))
@@ -62,6 +63,23 @@ def test_the_shortcut_equals_a_search_per_threshold(size: tuple[int, int], seed:
     assert tuple(box_at(map_HW, 0.5).tolist()) == one_threshold(map_HW, 0.5)
 
 
+def test_thresholds_that_leave_the_same_pixels_share_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[int] = []
+    search = cv2.findContours
+
+    def counted(binary: np.ndarray, *rules: int) -> Any:
+        cuts.append(int(binary.sum()))
+        return search(binary, *rules)
+
+    map_HW = np.zeros((13, 17), np.float32)
+    map_HW[2:9, 3:12], map_HW[4:6, 5:7] = 0.25, 1.0
+    expected = [one_threshold(map_HW, tau) for tau in threshold_grid(1000)]
+    monkeypatch.setattr(cv2, "findContours", counted)
+    ours = boxes_over_thresholds(map_HW, threshold_grid(1000))
+    assert [tuple(box) for box in ours.tolist()] == expected
+    assert cuts == [7 * 9, 2 * 2], "one search above 0 and one above 0.25"
+
+
 def test_empty_and_flat_maps() -> None:
     grid = threshold_grid(10)
     assert not boxes_over_thresholds(np.zeros((9, 9), np.float32), grid).any()
@@ -76,9 +94,3 @@ def test_values_that_are_no_probabilities_are_refused(bad: float) -> None:
     map_HW[1, 1] = bad
     with pytest.raises(ValueError, match="finite map in"):
         boxes_over_thresholds(map_HW, threshold_grid(4))
-
-
-def test_iou_counts_end_pixels() -> None:
-    boxes = np.array([[0, 0, 9, 9], [5, 0, 14, 9], [20, 20, 29, 29]])
-    iou = iou_inclusive(boxes, boxes[:1])
-    assert iou[:, 0].tolist() == pytest.approx([1.0, 50 / 150, 0.0])

@@ -1,6 +1,9 @@
-"""CorLoc on cases with known answers, and its intervals against a slow loop."""
+"""CorLoc on cases with known answers, and against plain loops over published IoUs."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,12 +46,14 @@ def test_the_three_rules(known: FrameScores) -> None:
     result = corloc(known, CLASSES, threshold=0.25, resamples=0)
     # By threshold: cat 100 50 0 0, dog 0 33.3 100 0; macro 50 41.7 50 0: the first of equals is threshold 0.
     assert result.corloc == pytest.approx({"validation": 100 * (1 / 2 + 1 / 3) / 2, "pooled": 50.0, "per_class": 100.0})
+    assert result.micro == pytest.approx({"validation": 100 * 2 / 5, "pooled": 100 * 2 / 5, "per_class": 100.0})
     assert result.thresholds == {"validation": 0.25, "pooled": 0.0}
     assert list(result.per_class) == ["cat", "dog"], "a class without labelled frames does not enter the mean"
     assert result.per_class["dog"].per_class == 100.0
     assert result.per_class["dog"].validation == pytest.approx(100 / 3)
     assert result.per_class["cat"].frames == 2
     assert result.classification == pytest.approx(60.0)
+    assert result.top1["pooled"] == pytest.approx(100 * (0 + 2 / 3) / 2), "chosen anew: threshold 2, not 0"
     assert result.top1["per_class"] == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
     assert (result.frames, result.videos) == (5, 4)
     assert result.intervals["pooled"] is None
@@ -84,49 +89,39 @@ def test_certain_results_have_no_spread() -> None:
     assert corloc(sure, CLASSES, 0.0).intervals == dict.fromkeys(("validation", "pooled", "per_class"), (100.0, 100.0))
 
 
-def test_intervals_equal_a_loop_over_the_same_draws() -> None:
-    rng = np.random.default_rng(5)
-    frames = 60
-    labels = rng.integers(0, 3, frames)
-    videos = [f"{label}-{rng.integers(0, 4)}" for label in labels]
-    table = scores(rng.random((frames, 7)).tolist(), labels.tolist(), labels.tolist(), videos)
-    ours = corloc(table, CLASSES, threshold=table.thresholds_T[3], resamples=200, seed=9).intervals
-    draws = np.random.default_rng(9)
-    right = table.iou_FT >= 0.5
-    per_class: list[list[np.ndarray]] = []
-    for label in range(3):
-        names = sorted({video for video, one in zip(videos, labels, strict=True) if one == label})
-        drawn = draws.multinomial(len(names), [1 / len(names)] * len(names), size=200)
-        rates = []
-        for counts in drawn:
-            rows = [
-                right[frame]
-                for name, count in zip(names, counts, strict=True)
-                for _ in range(count)
-                for frame in range(frames)
-                if videos[frame] == name
-            ]
-            rates.append(np.mean(rows, axis=0))
-        per_class.append(rates)
-    macro = np.mean(per_class, axis=0)
-    expected = {
-        "validation": macro[:, 3],
-        "pooled": macro.max(1),
-        "per_class": np.mean([np.max(rates, axis=1) for rates in per_class], axis=0),
-    }
-    for rule, values in expected.items():
-        assert ours[rule] == pytest.approx(tuple(100 * np.percentile(values, [2.5, 97.5])), abs=1e-3)
-
-
 def test_unusable_input_is_refused(known: FrameScores) -> None:
     with pytest.raises(ValueError, match="not one of the 4 evaluated"):
         corloc(known, CLASSES, 0.3)
-    nothing = FrameScores(
-        *(
-            getattr(known, f"{name}_F")[:0] if name != "iou" else known.iou_FT[:0]
-            for name in ("iou", "labels", "predicted", "videos", "frames")
-        ),
-        known.thresholds_T,
-    )
+    nothing = scores([], [], [], [])
     with pytest.raises(ValueError, match="at least one labelled frame"):
         corloc(nothing, CLASSES, 0.25)
+    for label in (-1, 3):
+        with pytest.raises(ValueError, match=r"labels from 0 to 2, got"):
+            corloc(replace(known, labels_F=np.array([0, 0, 1, 1, label])), CLASSES, 0.25)
+    with pytest.raises(ValueError, match="same thresholds"):
+        FrameScores.merge([known, replace(known, thresholds_T=known.thresholds_T + 0.1)])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("least", [0.3, 0.5, 0.7])
+def test_the_rules_equal_plain_loops_over_published_ious(shared: Path, least: float) -> None:
+    published = np.load(shared / "fixtures" / "eval_boxes.npz")
+    labels, iou = published["class_id"].tolist(), published["iou_largest"]
+    table = scores(iou.tolist(), labels, labels, [f"v{frame % 5}" for frame in range(len(labels))])
+    table = replace(table, iou_FT=iou)
+    rates = [
+        [np.mean([row[t] >= least for row, label in zip(iou, labels, strict=True) if label == k]) for t in range(1000)]
+        for k in range(3)
+    ]
+    pooled = [float(np.mean([rates[k][t] for k in range(3)])) for t in range(1000)]
+    best = pooled.index(max(pooled))
+    result = corloc(table, CLASSES, 0.123, iou=least, resamples=0)
+    assert result.thresholds["pooled"] == best / 1000
+    assert best_threshold(table, least) == pytest.approx((best / 1000, 100 * pooled[best]))
+    assert result.corloc == pytest.approx(
+        {
+            "validation": 100 * pooled[123],
+            "pooled": 100 * pooled[best],
+            "per_class": 100 * float(np.mean([max(one) for one in rates])),
+        }
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colocam_dist.report.page import ReportData, write_report
+from colocam_dist.report.page import RULES, ReportData, write_report
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
 
@@ -49,7 +50,7 @@ def test_tags_balance_and_figures_are_shown(page: str) -> None:
     parser = Balanced()
     parser.feed(page)
     assert parser.open == []
-    for shown in ("63.2", "[59.2, 67.2]", "71.5", "3.4", "Generated <b>clips</b>.", "name: <x>"):
+    for shown in ("63.2", "[59.2, 67.2]", "+22.2", "71.5", "3.4", "Generated <b>clips</b>.", "name: <x>"):
         assert shown in parser.text
 
 
@@ -71,4 +72,36 @@ def test_pictures_decode(page: str, picture: np.ndarray) -> None:
     assert len(parser.pictures) == 2
     for source in parser.pictures:
         data = np.frombuffer(base64.b64decode(source.split(",", 1)[1]), np.uint8)
-        assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == picture.shape
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        assert decoded.shape == picture.shape
+
+
+def test_each_rule_is_explained_and_each_class_has_a_bar_per_method(page: str) -> None:
+    for meaning in RULES.values():
+        assert meaning in page
+    assert page.count('<i style="width: 50.0%"></i><u style="left: 50.0%">') == 2
+
+
+def test_one_method_without_a_classifier_is_compared_with_nothing(data: ReportData, tmp_path: Path) -> None:
+    alone = replace(data.methods[0], top1=None)
+    write_report(tmp_path / "r.html", replace(data, methods=[alone], classes=[], videos=[], curves={}, caveats=[]))
+    parser = Balanced()
+    parser.feed((tmp_path / "r.html").read_text())
+    assert parser.open == []
+    assert "Best frames" in parser.text
+    for absent in ("difference", "localizer", "By class", "Training"):
+        assert absent not in parser.text
+
+
+def test_a_worse_method_has_a_true_minus_sign(data: ReportData, tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", replace(data, methods=data.methods[::-1]))
+    assert "\N{MINUS SIGN}22.2" in (tmp_path / "r.html").read_text()
+
+
+def test_a_page_needs_a_method_and_a_failed_one_leaves_the_old(data: ReportData, tmp_path: Path) -> None:
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="at least one method"):
+        write_report(path, replace(data, methods=[]))
+    assert path.read_text() == "old"

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from colocam_dist.errors import RunError
-from colocam_dist.report.curves import training_curves
-from colocam_dist.report.overlays import LOCALIZER_COLOR, draw_box, draw_prediction, heat, label
+from colocam_dist.errors import DataError, RunError
+from colocam_dist.report.curves import COLORS, training_curves
+from colocam_dist.report.overlays import LOCALIZER_COLOR, contact_sheet, draw_box, draw_prediction, heat, label
 from colocam_dist.report.video import VideoFile
 
 
@@ -39,7 +39,41 @@ def test_captions_of_any_characters_on_any_size() -> None:
     assert label(tiny, "größer als 猫").shape == tiny.shape
     frame = np.zeros((120, 160, 3), np.uint8)
     assert label(frame, "cat 0.9").max() > 200
-    assert draw_prediction(frame, np.ones((5, 5), np.float32), (1, 2, 30, 40), "cat").shape == frame.shape
+
+
+def test_a_long_caption_stays_inside_the_picture() -> None:
+    frame = np.full((151, 201, 3), 200, np.uint8)
+    letters_HW = label(frame, "a long class name that goes on and on " * 3).max(2) > 210
+    assert letters_HW[:, 150:].any(), "uses the width"
+    assert not letters_HW[:, -3:].any(), "but does not run out of the picture"
+    assert not letters_HW[40:].any(), "one line"
+
+
+@pytest.mark.parametrize("size", [(151, 201), (361, 641), (719, 1279)])
+def test_a_prediction_has_heat_box_and_caption_on_odd_sizes(size: tuple[int, int]) -> None:
+    frame = np.full((*size, 3), 90, np.uint8)
+    height, width = size
+    box = (0.25 * width, 0.5 * height, 0.75 * width, 0.9 * height)
+    drawn = draw_prediction(frame, np.eye(5, dtype=np.float32), box, "cat 0.93")
+    assert drawn.shape == frame.shape
+    assert drawn.dtype == np.uint8
+    assert tuple(drawn[round(0.7 * height), round(0.25 * width)]) == LOCALIZER_COLOR
+    letters_HW = (drawn[: height // 8, : width // 2] > 200).all(2)
+    assert np.ptp(np.nonzero(letters_HW)[0]) >= 7, "letters of at least eight rows"
+
+
+def test_a_contact_sheet_holds_each_picture_in_reading_order() -> None:
+    shades = (10, 60, 110)
+    sizes = ((31, 41), (21, 41), (31, 11))
+    pictures = [np.full((*size, 3), shade, np.uint8) for size, shade in zip(sizes, shades, strict=True)]
+    sheet = contact_sheet(pictures, 2, gap=3)
+    assert sheet.shape == (31 + 3 + 31, 41 + 3 + 41, 3)
+    assert [int((sheet[..., 0] == shade).sum()) for shade in shades] == [31 * 41, 21 * 41, 31 * 11]
+    assert [int(sheet[y, x, 0]) for y, x in ((15, 20), (15, 64), (49, 20), (49, 64))] == [*shades, 255]
+    assert contact_sheet(pictures[:1], 5).shape == (31, 41, 3), "no empty columns"
+    for given, columns in (([], 2), (pictures, 0)):
+        with pytest.raises(ValueError, match="wanted pictures"):
+            contact_sheet(given, columns)
 
 
 def test_a_video_reads_back_and_replaces_the_old_one_only_when_whole(tmp_path: Path) -> None:
@@ -70,21 +104,60 @@ def test_videos_that_cannot_be_written_say_so(tmp_path: Path) -> None:
         VideoFile(tmp_path / "x.mp4", 10.0).close()
     video = VideoFile(tmp_path / "x.mp4", 10.0)
     video.write(np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(ValueError, match="wanted frames of"):
+    with pytest.raises(DataError, match="got: 8 x 10\n  wanted: 8 x 8"):
         video.write(np.zeros((10, 8, 3), np.uint8))
     video.discard()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_curves_survive_values_that_are_no_numbers() -> None:
+def test_a_video_that_cannot_take_its_name_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "taken.mp4"
+    path.mkdir()
+    video = VideoFile(path, 25.0)
+    video.write(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(RunError, match="cannot be finished"):
+        video.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken.mp4"]
+
+
+def ink(png: bytes, color: str) -> np.ndarray:
+    """Columns of a curve picture that hold the color "#RRGGBB" in the upper three quarters (above the legend)."""
+    image_BGR = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image_BGR is not None
+    wanted = [int(color[place : place + 2], 16) for place in (5, 3, 1)]
+    return np.flatnonzero((image_BGR[: image_BGR.shape[0] * 3 // 4] == wanted).all(2).any(0))
+
+
+def test_curves_come_per_stage_and_draw_what_the_rows_hold() -> None:
     rows = [
         {"stage": "classifier", "kind": "train", "epoch": 1, "step": 1, "loss": 2.0, "accuracy": 10.0},
-        {"stage": "localizer", "kind": "train", "epoch": 1, "step": 1, "loss": "nan", "fg_mean": 0.5},
-        {"stage": "localizer", "kind": "train", "epoch": 1, "step": 2, "loss": 1.0, "fg_mean": 0.4},
+        {"stage": "classifier", "kind": "train", "epoch": 1, "step": 2, "loss": 1.0, "accuracy": 20.0},
+        {"stage": "cams", "kind": "stage", "epoch": 1, "step": 2, "seconds": 3.0},
+        {"stage": "localizer", "kind": "train", "epoch": 1, "step": 1, "loss": -7.0, "size_barrier": 0.5},
         {"stage": "localizer", "kind": "validation", "epoch": 1, "step": 2, "corloc": 50.0, "classification": 70.0},
-        {"stage": "localizer", "kind": "stage", "epoch": 1, "step": 2, "seconds": 3.0},
     ]
     curves = training_curves(rows)
     assert list(curves) == ["classifier", "localizer"]
-    for png in curves.values():
-        assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).std() > 5
+    assert len(ink(curves["classifier"], COLORS["loss"]))
+    assert not len(ink(curves["classifier"], COLORS["size_barrier"]))
+    assert len(ink(curves["localizer"], COLORS["size_barrier"]))
+    assert len(ink(curves["localizer"], COLORS["classification"]))
     assert training_curves([]) == {}
+
+
+def test_a_value_that_is_no_number_leaves_a_gap() -> None:
+    def rows(middle: float | str) -> list[dict[str, object]]:
+        values = [0.0, 1.0, middle, middle, 1.0, 0.0]
+        return [
+            {"stage": "s", "kind": "train", "epoch": 1, "step": step, "size_barrier": value}
+            for step, value in enumerate(values)
+        ]
+
+    whole = ink(training_curves(rows(0.5))["s"], COLORS["size_barrier"])
+    assert np.diff(whole).max() < 20
+    for odd in ("nan", "inf"):
+        broken = ink(training_curves(rows(odd))["s"], COLORS["size_barrier"])
+        assert np.diff(broken).max() > 100
+        assert broken[[0, -1]].tolist() == whole[[0, -1]].tolist()
+    nothing = [{"stage": "s", "kind": "train", "epoch": 1, "step": 1, "loss": "nan"}]
+    assert not len(ink(training_curves(nothing)["s"], COLORS["loss"]))

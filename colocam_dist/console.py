@@ -1,4 +1,4 @@
-"""What every launcher does around its work: logging, user errors without a traceback, exit codes."""
+"""What every command does around its work: logging, user errors without a traceback, exit codes."""
 
 from __future__ import annotations
 
