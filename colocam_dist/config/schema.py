@@ -112,7 +112,7 @@ class Optimizer(Section):
 class ClassifierStage(Section):
     """Stage 1: a frame classifier from video tags (public code: 100 epochs, lr 0.001, new layers x10)."""
 
-    epochs: Positive = 100
+    epochs: Annotated[int, Field(ge=0)] = 100  # 0 = the untrained network, whose LayerCAM is then the baseline
     global_batch: Positive = 32  # frames per optimizer step, over all ranks and accumulation steps
     optimizer: Optimizer = Optimizer(lr=0.001, lr_step=15)
     from_run: Path | None = None  # take the classifier of another run instead of training one
