@@ -23,7 +23,8 @@ def bootstrap_intervals(
     """95 % percentile intervals of the mean over classes, percent, by threshold rule.
 
     Each class draws as many videos as it has, with replacement, so every class stays present. A class with one video
-    always draws that video: it adds nothing to the width, which is then too small.
+    always draws that video: it adds nothing to the width, which is then too small. The oracle rules take a maximum in
+    each resample, which lifts their intervals: they may lie high around the figure, or even above it.
 
     Args:
         right_FT: bool ``[F, T]``, whether the frame is right at each threshold.

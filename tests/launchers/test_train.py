@@ -149,6 +149,38 @@ def test_a_killed_run_continues_to_the_same_losses(tiny_shards: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_zero_stages_give_the_same_losses_and_resume(tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    # Many frames and small steps: BatchNorm over a few frames and large steps amplify rounding to percents.
+    settings = ["run.stages=[classifier]", "classifier.global_batch=16", "classifier.epochs=3"]
+    settings += ["classifier.optimizer.lr=0.0005"]
+    losses = {}
+    for stage in (0, 1, 2):
+        name = f"zero{stage}"
+        options = [*settings, f"engine.zero_stage={stage}", "engine.gradient_clipping=5.0"]
+        code, output = finished(train(shards, tmp_path, name, *options, ranks=2))
+        assert code == 0, output
+        losses[stage] = [row["loss"] for row in rows(tmp_path / name, "classifier").values()]
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+    code, output = finished(train(shards, tmp_path, "zero2", *options, "run.on_exists=resume", ranks=2))
+    assert code == 0, output
+
+
+@pytest.mark.slow
+def test_bf16_on_the_cpu_trains_both_stages(tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    settings = ["run.stages=[classifier,cams,localizer]", "engine.precision=bf16"]
+    code, output = finished(train(shards, tmp_path, "bf16", *settings))
+    assert code == 0, output
+    losses = [row["loss"] for stage in ("classifier", "localizer") for row in rows(tmp_path / "bf16", stage).values()]
+    assert all(isinstance(loss, float) for loss in losses), "numbers that are not finite are written as text"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [

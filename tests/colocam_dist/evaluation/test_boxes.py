@@ -67,9 +67,9 @@ def test_thresholds_that_leave_the_same_pixels_share_one_search(monkeypatch: pyt
     cuts: list[int] = []
     search = cv2.findContours
 
-    def counted(binary: np.ndarray, *rules: int) -> Any:
+    def counted(binary: np.ndarray, mode: int, method: int) -> Any:
         cuts.append(int(binary.sum()))
-        return search(binary, *rules)
+        return search(binary, mode, method)
 
     map_HW = np.zeros((13, 17), np.float32)
     map_HW[2:9, 3:12], map_HW[4:6, 5:7] = 0.25, 1.0

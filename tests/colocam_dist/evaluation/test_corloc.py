@@ -53,7 +53,7 @@ def test_the_three_rules(known: FrameScores) -> None:
     assert result.per_class["dog"].validation == pytest.approx(100 / 3)
     assert result.per_class["cat"].frames == 2
     assert result.classification == pytest.approx(60.0)
-    assert result.top1["pooled"] == pytest.approx(100 * (0 + 2 / 3) / 2), "chosen anew: threshold 2, not 0"
+    assert result.top1["pooled"] == pytest.approx(100 * (1 / 2 + 1 / 3) / 2), "chosen anew: not threshold 0"
     assert result.top1["per_class"] == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
     assert (result.frames, result.videos) == (5, 4)
     assert result.intervals["pooled"] is None
@@ -92,7 +92,14 @@ def test_certain_results_have_no_spread() -> None:
 def test_unusable_input_is_refused(known: FrameScores) -> None:
     with pytest.raises(ValueError, match="not one of the 4 evaluated"):
         corloc(known, CLASSES, 0.3)
-    nothing = scores([], [], [], [])
+    nothing = FrameScores(
+        known.iou_FT[:0],
+        known.labels_F[:0],
+        known.predicted_F[:0],
+        known.videos_F[:0],
+        known.frames_F[:0],
+        known.thresholds_T,
+    )
     with pytest.raises(ValueError, match="at least one labelled frame"):
         corloc(nothing, CLASSES, 0.25)
     for label in (-1, 3):
