@@ -143,8 +143,10 @@ class _Pictures:
     def strips(self) -> list[Example]:
         """Frames spread over a few shots, with the last method's map and box."""
         method = self.methods[-1]
-        shots = self.index.frame_shot[method.scores.frames_F]
-        wanted = np.unique(shots)[:: max(1, len(np.unique(shots)) // STRIPS)][:STRIPS]
+        labelled = np.unique(self.index.frame_shot[method.scores.frames_F])
+        length = np.array([self.index.shots[shot].n_frames for shot in labelled.tolist()])
+        long_enough = labelled[length >= min(STRIP_FRAMES, int(length.max()))]
+        wanted = long_enough[:: max(1, len(long_enough) // STRIPS)][:STRIPS]
         found = []
         for shot in (self.index.shots[number] for number in wanted.tolist()):
             count = min(STRIP_FRAMES, shot.n_frames)
