@@ -138,5 +138,5 @@ def _failure(problems: Sequence[str], path: object) -> ConfigError:
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the settings"
     return ConfigError(
         count + "".join(f"\n  - {problem}" for problem in problems),
-        fix="--print-config shows every setting with its value; docs/configuration.md explains them",
+        fix="--print-config shows every setting with its value; docs/training.md says where they are explained",
     )
