@@ -38,7 +38,13 @@ def test_overrides_win_over_the_file_and_are_applied_in_order(tmp_path: Path) ->
 def test_all_errors_come_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: {shards: here, nframes: 2}\n")
-    overrides = ["data.crop=wide", "classifier.epochs=-1", "localizer.loss.colocalisation.weight=3", "junk", "modle.x=1"]
+    overrides = [
+        "data.crop=wide",
+        "classifier.epochs=-1",
+        "localizer.loss.colocalisation.weight=3",
+        "junk",
+        "modle.x=1",
+    ]
     with pytest.raises(ConfigError) as caught:
         load(path, overrides)
     message = str(caught.value)
