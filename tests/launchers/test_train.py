@@ -188,7 +188,7 @@ def test_bf16_on_the_cpu_trains_both_stages(tiny_shards: Path, tmp_path: Path) -
         (["localizer.global_batch=6"], ["cannot be divided", "localizer.global_batch=8"]),
         (["engine.precision=fp16"], ["fp16 needs a GPU"]),
         (["model.encoder=resnet19"], ["resnet18"]),
-        (["data.split=holdout"], ["no split 'holdout'"]),
+        (["data.split=holdout"], ["no finished shards of split 'holdout'"]),
     ],
 )
 def test_bad_settings_end_in_one_message_before_any_training(
