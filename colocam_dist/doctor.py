@@ -118,8 +118,7 @@ def _torch() -> Iterator[Finding]:
             yield Finding(
                 "torchvision",
                 "note",
-                f"does not import beside this torch ({str(error).splitlines()[0]}); only timm: encoders would need it",
-                "pip install torchvision==<the release for your torch>, or uninstall it",
+                f"does not import by itself beside this torch ({str(error).splitlines()[0]}); timm: encoders get round it",
             )
 
 
