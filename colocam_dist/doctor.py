@@ -118,7 +118,7 @@ def _torch() -> Iterator[Finding]:
             yield Finding(
                 "torchvision",
                 "note",
-                f"does not import by itself beside this torch ({str(error).splitlines()[0]}); timm: encoders get round it",
+                f"not importable by itself ({str(error).splitlines()[0]}); timm: encoders get round it",
             )
 
 
