@@ -1,28 +1,35 @@
 """Affinity of the pixels of one frame by color and position (CoLo-CAM, Eq. 2), for each frame of a batch.
 
 W = sum_k (v_k v_k') o W_color: the spatial Gaussian is wide (sigma 100 pixels), so a few products of one-dimensional
-eigenvectors v_k give it. W_color is factored on landmarks, the mean colors of the occupied cells of a coarse color grid
-(Nystrom): W_color = K_pm K_mm^-1 K_mp. The result is symmetric and positive semi-definite, so that loss and gradient
-are exactly consistent. B windows, N frames, P pixels of a frame, M landmarks, K modes.
+eigenvectors v_k give it. W_color = B (M x M x M) B', where B spreads a color over the 3 x 3 x 3 nearest nodes of a
+coarse color grid and M couples the nodes of one axis; both are fitted to the Gaussian, see
+:func:`colocam_dist.kernels.gaussian.color_grid`. The form is symmetric, so that value and gradient are exactly
+consistent, and its error does not depend on the picture::
+
+    h_k = B' (v_k o t)        q_k = (M x M x M) h_k        t'Wt = sum_k h_k' q_k        W t = sum_k v_k o (B q_k)
+
+B windows, N frames, C = 3 color channels, H and W the frame's pixels, P = H * W, L = 256 levels, J = 27 nodes of a
+pixel, D grid nodes per axis, K spatial modes, E = 2 K: modes times t, then modes times 1.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from colocam_dist.kernels.exact import exact_product
-from colocam_dist.kernels.gaussian import spatial_modes
-from colocam_dist.kernels.operator import check, choose, quadratic_form
+from colocam_dist.kernels.exact import ExactAffinity
+from colocam_dist.kernels.gaussian import color_grid, spatial_modes
+from colocam_dist.kernels.operator import Affinity, check, choose, quadratic_form
 
 __all__ = ["FRAME_BACKENDS", "frame_affinity"]
 
-FRAME_BACKENDS = ("landmarks", "exact")
-CELLS = (16, 20, 24, 32, 40)  # color steps per side of a landmark's cell; the finest that stays below the limit is used
-MAX_LANDMARKS = 1024  # natural frames have 80 to 600 occupied cells of 16 steps; the cost grows with the square
-SMALL = 2048  # pixels below which the dense form is used
-CHUNK_ENTRIES = 1 << 23  # of K_pm held at once
-JITTER = 1e-6  # on the diagonal of K_mm, whose condition number reaches 1e6
+FRAME_BACKENDS = ("grid", "exact")
+SMALL = 512  # pixels below which the dense form is faster than the constant cost of the grid
+GRID_ENTRIES = 1 << 24  # of the grid held at once; a narrow color kernel needs many nodes
 
 
 def frame_affinity(
@@ -37,20 +44,22 @@ def frame_affinity(
 ) -> tuple[Tensor, Tensor]:
     """R = 2 S' W (1 - S) of each frame, W_pq = exp(-|c_p - c_q|² / (2 sigma_rgb²) - |x_p - x_q|² / (2 sigma_xy²)).
 
-    Differentiable in `fg`, with the gradient 2 W (1 - 2 S) times the upstream one. Computed in float32 (float64 for
-    float64 `fg`), also under autocast. Error of the landmark form against the exact one
-    (value; relative L2 of the gradient): natural frames of 112 and 224 pixels 1e-4; 5e-4, full color gradients 7e-4;
-    2e-3, the same with noise of 8 steps 3e-3; 9e-3. Frames of strong color noise need coarser cells to stay below
-    MAX_LANDMARKS: with noise of 25 steps 0.11; 0.13.
+    Differentiable once in `fg`, with the gradient 2 W (1 - 2 S) times the upstream one. Computed in float32 (float64
+    for float64 `fg`), also under autocast. Relative error of the grid form against the exact one:
+    1e-3 in the gradient (L2), 3e-4 in the value, measured at 112 and 224 pixels on real frames, the same with noise of
+    8 and 25 steps, and pure color noise; at most 1.2e-3 and 3e-4 for sigma_rgb 5 to 30 and sigma_xy 20 to 100. A map
+    that is noise itself, whose gradient nearly cancels, has 4e-3; a frame of one color 1e-5.
 
     Args:
-        fg: foreground probabilities S in [0, 1], float ``[n, H, W]`` or ``[B, n, H, W]``.
-        frames: uint8 RGB ``[n, 3, H, W]`` or ``[B, n, 3, H, W]``.
-        sigma_rgb: width of the color kernel in steps of 0..255.
-        sigma_xy: width of the spatial kernel in pixels.
-        backend: "landmarks", "exact" (O(P²), the oracle), or "auto".
+        fg: foreground probabilities S in [0, 1] (not checked), float ``[n, H, W]`` or ``[B, n, H, W]``.
+        frames: uint8 RGB ``[n, 3, H, W]`` or ``[B, n, 3, H, W]``; not to be changed before the backward pass.
+        sigma_rgb: width of the color kernel in steps of 0..255. The grid form's cost grows below about 8, with its
+            inverse fourth power.
+        sigma_xy: width of the spatial kernel in pixels. The cost grows with the number of modes, about
+            ``2 * (1 + H / sigma_xy) * (1 + W / sigma_xy)``.
+        backend: "grid", "exact" (O(P²), the oracle), or "auto".
         mask: bool ``[n]`` or ``[B, n]``; frames with False give 0.
-        tolerance: largest error of an entry of the spatial kernel in the landmark form.
+        tolerance: largest error of an entry of the spatial kernel in the grid form.
 
     Returns:
         (value, total), ``[n]`` or ``[B, n]``: R, and 1'W1 without gradient, per frame.
@@ -63,103 +72,113 @@ def frame_affinity(
             f"frame_affinity: wanted sigma_rgb, sigma_xy and tolerance > 0, got {sigma_rgb}, {sigma_xy} and {tolerance}"
         )
     inputs = check("frame_affinity", fg, frames, mask)
-    height, width = inputs.fg_BNHW.shape[-2:]
-    small = height * width <= SMALL
-    reason = f"{height * width} pixels per frame"
-    backend = choose("frame_affinity", backend, FRAME_BACKENDS, "exact" if small else "landmarks", reason)
-    fg_BHW, frames_BCHW = inputs.fg_BNHW.flatten(0, 1), inputs.frames_BNCHW.flatten(0, 1)
-    values, totals = [], []
-    for fg_HW, frame_CHW, valid in zip(fg_BHW, frames_BCHW, inputs.mask_BN.flatten(), strict=True):
-        colors_PC = frame_CHW.permute(1, 2, 0).reshape(-1, 3)
-        product = (
-            _Exact(colors_PC, (height, width), sigma_rgb, sigma_xy)
-            if backend == "exact"
-            else _Landmarks(colors_PC, (height, width), sigma_rgb, sigma_xy, tolerance)
-        )
-        value, total = quadratic_form(fg_HW.reshape(-1), valid.expand(height * width), product)
-        values.append(value)
-        totals.append(total)
+    pixels = inputs.fg_BNHW.shape[2:].numel()
+    automatic = "exact" if pixels <= SMALL else "grid"
+    backend = choose("frame_affinity", backend, FRAME_BACKENDS, automatic, f"{pixels} pixels per frame")
+    affinity: Affinity = ExactAffinity(sigma_rgb, sigma_xy)
+    if backend == "grid":
+        affinity = GridAffinity(sigma_rgb, sigma_xy, tolerance, sort=fg.device.type == "cpu")
     shape = inputs.mask_BN.shape[1:] if inputs.single else inputs.mask_BN.shape
-    empty = inputs.fg_BNHW.new_zeros(0)
-    value, total = (torch.stack(values), torch.stack(totals)) if values else (empty, empty)
-    return value.view(shape), total.view(shape)
+    if shape.numel() == 0:
+        return inputs.fg_BNHW.sum((2, 3)).view(shape), inputs.fg_BNHW.new_zeros(shape)
+    # One frame after the other: its grid stays in the cache.
+    fg_parts, frame_parts, mask_parts = (part.flatten(0, 1).split(1) for part in inputs[:3])
+    results = [
+        quadratic_form(fg_1HW, frame_1CHW, mask_1, affinity)
+        for fg_1HW, frame_1CHW, mask_1 in zip(fg_parts, frame_parts, mask_parts, strict=True)
+    ]
+    values, totals = zip(*results, strict=True)
+    return torch.stack(values).view(shape), torch.stack(totals).view(shape)
 
 
-class _Exact:
-    def __init__(self, colors_PC: Tensor, size: tuple[int, int], sigma_rgb: float, sigma_xy: float) -> None:
-        self.colors_PC = colors_PC
-        self.size = size
-        self.sigma_rgb, self.sigma_xy = sigma_rgb, sigma_xy
+class _Spread(NamedTuple):
+    """B of one frame: the node of each pixel's first corner, the other nodes relative to it, and their weights."""
 
-    def __call__(self, t_P: Tensor, valid_P: Tensor, need: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        axes = [torch.arange(side, device=t_P.device).double() / self.sigma_xy for side in self.size]
-        place_P2 = torch.cartesian_prod(*axes).view(-1, 2)
-        features_PD = torch.cat([self.colors_PC.double() / self.sigma_rgb, place_P2], 1)
-        return exact_product(features_PD, t_P, valid_P, need)
+    corner_P: Tensor
+    offset_J: Tensor
+    weight_PJ: Tensor
 
 
-class _Landmarks:
-    def __init__(
-        self, colors_PC: Tensor, size: tuple[int, int], sigma_rgb: float, sigma_xy: float, tolerance: float
-    ) -> None:
-        self.colors_PC = colors_PC
-        self.size = size
-        self.sigma_rgb, self.sigma_xy, self.tolerance = sigma_rgb, sigma_xy, tolerance
+@dataclass(frozen=True)
+class GridAffinity:
+    """The form in this module's head, for one frame.
 
-    def __call__(self, t_P: Tensor, valid_P: Tensor, need: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        modes_PK = spatial_modes(*self.size, self.sigma_xy, self.tolerance, t_P.dtype, t_P.device)
-        colors_PC = self.colors_PC.to(t_P.dtype) / self.sigma_rgb
-        landmarks_MC = _landmark_colors(self.colors_PC).to(t_P.dtype) / self.sigma_rgb
-        rows = max(1, CHUNK_ENTRIES // len(landmarks_MC))
-        parts = [slice(start, start + rows) for start in range(0, len(t_P), rows)]
-        # With one part the affinity to the landmarks is kept for the second pass; with more it is computed again.
-        kept = _gaussian(colors_PC, landmarks_MC) if len(parts) == 1 else None
-        ones_P = valid_P.to(t_P.dtype)
-        splat_ME = t_P.new_zeros(len(landmarks_MC), 2 * modes_PK.shape[1])
-        for part in parts:
-            affinity_QM = kept if kept is not None else _gaussian(colors_PC[part], landmarks_MC)
-            both_QE = torch.cat([modes_PK[part] * t_P[part, None], modes_PK[part] * ones_P[part, None]], 1)
-            splat_ME += affinity_QM.T @ both_QE
-        between_MM = _gaussian(landmarks_MC.double(), landmarks_MC.double())
-        between_MM.diagonal().add_(JITTER)
-        root_MM = torch.linalg.cholesky(between_MM)
-        core_ME = torch.linalg.solve_triangular(root_MM, splat_ME.double(), upper=False)
-        core_t, core_1 = core_ME.chunk(2, dim=1)
-        form, total = core_t.square().sum(), core_1.square().sum()
-        if not need:
-            return form, total, None
-        weights_MK = torch.linalg.solve_triangular(root_MM.T, core_t, upper=True).to(t_P.dtype)
-        filtered_P = torch.empty_like(t_P)
-        for part in parts:
-            affinity_QM = kept if kept is not None else _gaussian(colors_PC[part], landmarks_MC)
-            filtered_P[part] = ((affinity_QM @ weights_MK) * modes_PK[part]).sum(1)
-        return form, total, filtered_P
+    `sort` sums the pixels of a grid cell before they reach the grid: 4 times as fast on a CPU, but it has to ask how
+    many cells are in use, which makes the host wait for a device.
+    """
 
+    sigma_rgb: float
+    sigma_xy: float
+    tolerance: float
+    sort: bool
 
-def _landmark_colors(colors_PC: Tensor) -> Tensor:
-    """Mean colors of the cells of the finest grid with at most MAX_LANDMARKS of them occupied, float64 ``[M, 3]``."""
-    for cell in CELLS:
-        means_MC = _cell_means(colors_PC, cell)
-        if len(means_MC) <= MAX_LANDMARKS:
-            break
-    return means_MC
+    def forms(self, frames_NCHW: Tensor, t_NHW: Tensor, ones_NHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """t'Wt, 1'W1 and W t, which is smaller than its grid; N = 1."""
+        dtype, device = t_NHW.dtype, t_NHW.device
+        base_L, taps_L3, core_DD = color_grid(self.sigma_rgb, dtype, device)
+        modes_PK = spatial_modes(*t_NHW.shape[1:], self.sigma_xy, self.tolerance, dtype, device)
+        spread = _spread(frames_NCHW[0], base_L, taps_L3, len(core_DD))
+        t_P1, ones_P1 = t_NHW.reshape(-1, 1), ones_NHW.reshape(-1, 1)
+        filtered_P = torch.zeros_like(t_P1[:, 0])
+        form = total = torch.zeros((), dtype=torch.float64, device=device)
+        for some_PK in modes_PK.split(max(1, GRID_ENTRIES // (2 * len(core_DD) ** 3)), 1):
+            grid = (_splat_sorted if self.sort else _splat)(
+                spread, torch.cat([some_PK * t_P1, some_PK * ones_P1], 1), len(core_DD)
+            )
+            coupled = _couple(grid, core_DD)
+            form_E = (grid * coupled).sum(0, dtype=torch.float64)
+            form_t, form_1 = form_E.view(2, -1).sum(1)
+            form, total = form + form_t, total + form_1
+            filtered_P += (_slice(spread, coupled[:, : some_PK.shape[1]].contiguous()) * some_PK).sum(1)
+        return form, total, filtered_P.view(t_NHW.shape)
+
+    def product(self, frames_NCHW: Tensor, kept: Tensor) -> Tensor:
+        """W t, which :meth:`forms` has computed."""
+        return kept
 
 
-def _cell_means(colors_PC: Tensor, cell: int) -> Tensor:
-    """Mean color of each occupied cell of a color grid, float64 ``[M, 3]``."""
-    side = 256 // cell + 1
-    steps_PC = (colors_PC // cell).long()
-    cells_P = (steps_PC[:, 0] * side + steps_PC[:, 1]) * side + steps_PC[:, 2]
-    sums = torch.zeros(side**3, 4, dtype=torch.float64, device=colors_PC.device)
-    ones_P1 = torch.ones(len(cells_P), 1, dtype=torch.float64, device=colors_PC.device)
-    sums.index_add_(0, cells_P, torch.cat([colors_PC.double(), ones_P1], 1))
-    occupied_M4 = sums[sums[:, 3] > 0]
-    return occupied_M4[:, :3] / occupied_M4[:, 3:]
+def _spread(frame_CHW: Tensor, base_L: Tensor, taps_L3: Tensor, nodes: int) -> _Spread:
+    red, green, blue = frame_CHW.int().flatten(1)
+    corner_P = (base_L[red] * nodes + base_L[green]) * nodes + base_L[blue]
+    step = torch.arange(taps_L3.shape[1], dtype=torch.int32, device=frame_CHW.device)
+    offset_J = ((step[:, None, None] * nodes + step[:, None]) * nodes + step).flatten()
+    weight = taps_L3[red][:, :, None, None] * taps_L3[green][:, None, :, None] * taps_L3[blue][:, None, None, :]
+    return _Spread(corner_P, offset_J, weight.flatten(1))
 
 
-def _gaussian(left_PC: Tensor, right_MC: Tensor) -> Tensor:
-    """exp(-|l - r|² / 2), ``[P, M]``; differences are taken first, so nothing cancels."""
-    distance_PM = (left_PC[:, 0, None] - right_MC[:, 0]).square_()
-    for axis in (1, 2):
-        distance_PM += (left_PC[:, axis, None] - right_MC[:, axis]).square_()
-    return distance_PM.mul_(-0.5).exp_()
+def _splat(spread: _Spread, values_PE: Tensor, nodes: int) -> Tensor:
+    """B' v, ``[nodes³, E]``."""
+    grid = values_PE.new_zeros(nodes**3, values_PE.shape[1])
+    for offset, weight_P in zip(spread.offset_J, spread.weight_PJ.T, strict=True):
+        grid.index_add_(0, spread.corner_P + offset, values_PE * weight_P[:, None])
+    return grid
+
+
+def _splat_sorted(spread: _Spread, values_PE: Tensor, nodes: int) -> Tensor:
+    """The same as :func:`_splat`, with pixels sorted so that each sum of a cell is over a bag of neighbors."""
+    corner_P, order_P = spread.corner_P.sort(stable=True)
+    corner_M, count_M = corner_P.unique_consecutive(return_counts=True)
+    pixels, n_offsets = len(order_P), len(spread.offset_J)
+    first_JM = (count_M.cumsum(0) - count_M) + pixels * torch.arange(n_offsets, device=order_P.device)[:, None]
+    sums = F.embedding_bag(
+        order_P.repeat(n_offsets),
+        values_PE,
+        first_JM.flatten(),
+        mode="sum",
+        per_sample_weights=spread.weight_PJ[order_P].T.flatten(),
+    )
+    grid = values_PE.new_zeros(nodes**3, values_PE.shape[1])
+    return grid.index_add_(0, (corner_M + spread.offset_J[:, None]).flatten(), sums)
+
+
+def _couple(grid: Tensor, core_DD: Tensor) -> Tensor:
+    """(M x M x M) h."""
+    nodes, entries = len(core_DD), grid.shape[1]
+    by_red = (core_DD @ grid.view(nodes, -1)).view(nodes, nodes, -1)
+    return (core_DD @ (core_DD @ by_red).view(nodes * nodes, nodes, entries)).view(-1, entries)
+
+
+def _slice(spread: _Spread, grid: Tensor) -> Tensor:
+    """B q, ``[P, E]``: the transpose of :func:`_splat`."""
+    nodes_PJ = spread.corner_P[:, None] + spread.offset_J
+    return F.embedding_bag(nodes_PJ, grid, mode="sum", per_sample_weights=spread.weight_PJ)

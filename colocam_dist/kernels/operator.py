@@ -1,24 +1,36 @@
 """What both affinities share: checked inputs, and a quadratic form with a known gradient.
 
 With t = 1 - 2 S and the symmetric affinity W: value = (1'W1 - t'Wt) / 2 and d value / d S = 2 W t.
-Shape suffixes: B windows, N frames, C = 3 color channels, H and W the frame's pixels, P pixels of one window or frame.
+Shape suffixes: B windows, N frames that are coupled, C = 3 color channels, H and W the frame's pixels.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-__all__ = ["Inputs", "Product", "check", "choose", "quadratic_form"]
+__all__ = ["Affinity", "Inputs", "check", "choose", "quadratic_form"]
 
 log = logging.getLogger(__name__)
 
-Product = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor | None]]
-"""(t_P, valid_P, need Wt) -> (t'Wt, 1'W1, Wt or None), where pixels that are not valid have no affinity at all."""
+
+class Affinity(Protocol):
+    """A symmetric affinity W between all pixels of the frames that it is given. A backend implements this, no more.
+
+    Everything needed for the gradient that does not follow from the frames is in `kept`, which is additive over pixels
+    in the low-rank forms: a window split over devices needs the sum of `kept` over them, and nothing else.
+    """
+
+    def forms(self, frames_NCHW: Tensor, t_NHW: Tensor, ones_NHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """t'Wt, 1'W1 and `kept`; `t` and `ones` are 0 at pixels that do not count."""
+
+    def product(self, frames_NCHW: Tensor, kept: Tensor) -> Tensor:
+        """W t, ``[N, H, W]``."""
 
 
 class Inputs(NamedTuple):
@@ -32,6 +44,8 @@ class Inputs(NamedTuple):
 
 def check(name: str, fg: Tensor, frames: Tensor, mask: Tensor | None) -> Inputs:
     """Check shapes, types and devices, and add the window axis where it is missing.
+
+    The range of `fg` is not checked: that would make the host wait for the device.
 
     Raises:
         ValueError: what was wrong, what was wanted, what was got.
@@ -73,26 +87,34 @@ def choose(name: str, backend: str, known: Sequence[str], automatic: str, reason
     return backend
 
 
-def quadratic_form(fg_P: Tensor, valid_P: Tensor, product: Product) -> tuple[Tensor, Tensor]:
-    """(value, total) of one coupled set of pixels; `value` carries the gradient 2 W t to `fg_P`."""
-    value, total = _QuadraticForm.apply(fg_P, valid_P, product)
+def quadratic_form(fg_NHW: Tensor, frames_NCHW: Tensor, mask_N: Tensor, affinity: Affinity) -> tuple[Tensor, Tensor]:
+    """(value, total) of one set of coupled frames; `value` carries the gradient 2 W t to `fg_NHW`."""
+    value, total = _QuadraticForm.apply(fg_NHW, frames_NCHW, mask_N, affinity)
     return value, total
 
 
 class _QuadraticForm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, fg_P: Tensor, valid_P: Tensor, product: Product) -> tuple[Tensor, Tensor]:
-        with torch.autocast(fg_P.device.type, enabled=False):
-            t_P = torch.where(valid_P, 1.0 - 2.0 * fg_P, 0.0)
-            form, total, filtered_P = product(t_P, valid_P, fg_P.requires_grad or ctx.needs_input_grad[0])
-        if filtered_P is not None:
-            ctx.save_for_backward(torch.where(valid_P, 2.0 * filtered_P, 0.0))
-        value = ((total - form) / 2.0).to(fg_P.dtype)
-        total = total.to(fg_P.dtype)
+    def forward(
+        ctx: Any, fg_NHW: Tensor, frames_NCHW: Tensor, mask_N: Tensor, affinity: Affinity
+    ) -> tuple[Tensor, Tensor]:
+        mask_N11 = mask_N[:, None, None]
+        with torch.autocast(fg_NHW.device.type, enabled=False):
+            # `where`, not a product: a masked frame may hold anything, also what is not a number.
+            t_NHW = torch.where(mask_N11, 1.0 - 2.0 * fg_NHW, 0.0)
+            ones_NHW = mask_N11.to(fg_NHW.dtype).expand_as(fg_NHW)
+            form, total, kept = affinity.forms(frames_NCHW, t_NHW, ones_NHW)
+        ctx.affinity = affinity
+        ctx.save_for_backward(frames_NCHW, mask_N, kept)
+        value = ((total - form) / 2.0).to(fg_NHW.dtype)
+        total = total.to(fg_NHW.dtype)
         ctx.mark_non_differentiable(total)
         return value, total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        (gradient_P,) = ctx.saved_tensors
-        return upstream * gradient_P, None, None
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        frames_NCHW, mask_N, kept = ctx.saved_tensors
+        with torch.autocast(upstream.device.type, enabled=False):
+            product_NHW = ctx.affinity.product(frames_NCHW, kept)
+        return torch.where(mask_N[:, None, None], 2.0 * upstream * product_NHW, 0.0), None, None, None

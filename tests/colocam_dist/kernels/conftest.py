@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 Dense = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: a second thread costs more than it gives, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -28,6 +38,27 @@ def dense() -> Dense:
         return 2 * fg @ affinity @ (1 - fg), affinity.sum(), (2 * affinity @ (1 - 2 * fg))
 
     return compute
+
+
+@pytest.fixture
+def peak_growth() -> Callable[[Callable[[], object]], float]:
+    """MiB by which the peak memory of a fresh run of `work` exceeds what was in use before; Linux only."""
+
+    def measure(work: Callable[[], object]) -> float:
+        status = Path("/proc/self/status")
+        if not status.exists():
+            pytest.skip("peak memory is read from /proc")
+        # Resets the peak to what is in use now: an earlier test's peak must not hide this one's.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _mebibytes(status, "VmHWM")
+        work()
+        return _mebibytes(status, "VmHWM") - before
+
+    return measure
+
+
+def _mebibytes(status: Path, field: str) -> float:
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(field))
 
 
 @pytest.fixture

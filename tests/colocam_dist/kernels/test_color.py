@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from colocam_dist.kernels import COLOR_BACKENDS, color_affinity
+from colocam_dist.kernels.color import HistogramAffinity
+
+FEW_PAIRS = "colocam_dist.kernels.color.FEW_PAIRS"
+PeakGrowth = Callable[[Callable[[], object]], float]
 
 
 def value_total_gradient(fg: Tensor, frames: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,6 +42,34 @@ def test_value_total_and_gradient_are_exact(
     assert relative(ours[2].flatten(), truth[2]) < 2e-6
 
 
+@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("few_pairs", [0, 10**9], ids=["histogram", "pixels"])
+def test_every_way_of_summing_is_exact(
+    few_pairs: int, compact: bool, natural: Tensor, soft: Tensor, dense: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FEW_PAIRS, few_pairs)
+    monkeypatch.setattr("colocam_dist.kernels.color.PART", 1000)
+    value, total, gradient = dense(soft, natural)
+    affinity = HistogramAffinity(15.0, compact)
+    for dtype, error in ((torch.float32, 2e-6), (torch.float64, 1e-10)):
+        t = 1 - 2 * soft.to(dtype)
+        form, ones_form, kept = affinity.forms(natural, t, torch.ones_like(t))
+        assert kept.numel() < 50**3
+        assert relative((ones_form - form) / 2, value) < error
+        assert relative(ones_form, total) < error
+        assert relative(2 * affinity.product(natural, kept).flatten(), gradient) < error
+
+
+def test_a_window_split_over_devices_needs_only_the_sum_of_what_is_kept(natural: Tensor, soft: Tensor) -> None:
+    affinity = HistogramAffinity(15.0, compact=True)
+    t = (1 - 2 * soft).double()
+    form, _, kept = affinity.forms(natural, t, torch.ones_like(t))
+    parts = [affinity.forms(natural[part], t[part], torch.ones_like(t[part]))[2] for part in (slice(0, 1), slice(1, 3))]
+    assert torch.allclose(parts[0] + parts[1], kept, rtol=1e-10, atol=1e-10)
+    assert float((parts[0] + parts[1]).square().sum()) == pytest.approx(float(form), rel=1e-12)
+    assert torch.allclose(affinity.product(natural[1:], parts[0] + parts[1]), affinity.product(natural, kept)[1:])
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("backend", COLOR_BACKENDS)
 @pytest.mark.parametrize("case", ["smooth_n1", "smooth_n2", "smooth_n4", "noise_n1", "noise_n2", "noise_n4"])
@@ -56,8 +88,8 @@ def test_the_published_fixtures(case: str, backend: str, shared: Path) -> None:
 
 @pytest.mark.parametrize("backend", COLOR_BACKENDS)
 def test_gradcheck_with_a_mask_and_an_upstream_gradient(backend: str, natural: Tensor, soft: Tensor) -> None:
-    fg = soft[:, 3:5, 5:7].double().expand(2, 3, 2, 2).clone().requires_grad_()
-    frames = natural[:, :, 3:5, 5:7].expand(2, 3, 3, 2, 2)
+    fg = soft[:, 3:5, 5:6].double().expand(2, 3, 2, 1).clone().requires_grad_()
+    frames = natural[:, :, 3:5, 5:6].expand(2, 3, 3, 2, 1)
     mask = torch.tensor([[True, False, True], [True, True, True]])
 
     def scaled(fg: Tensor) -> Tensor:
@@ -131,13 +163,86 @@ def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype, natural
     assert torch.equal(gradient, exact[2].to(dtype))
 
 
-def test_a_large_window_needs_no_memory_of_the_square_of_its_pixels() -> None:
+@pytest.mark.parametrize("few_pairs", [0, 10**9], ids=["histogram", "pixels"])
+def test_a_large_window_needs_no_memory_of_the_square_of_its_pixels(
+    few_pairs: int, peak_growth: PeakGrowth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FEW_PAIRS, few_pairs)
     frames = torch.randint(0, 256, (4, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     fg = torch.rand(4, 128, 128)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    value_total_gradient(fg, frames, backend="histogram")
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown < 400, f"{grown:.0f} MiB; the matrix would have {4 * fg.numel() ** 2 / 2**20:.0f} MiB"
+    grown = peak_growth(lambda: value_total_gradient(fg, frames, backend="histogram"))
+    assert grown < 300, f"{grown:.0f} MiB; the matrix would have {4 * fg.numel() ** 2 / 2**20:.0f} MiB"
+
+
+def test_only_the_core_is_kept_for_the_backward_pass(natural: Tensor, soft: Tensor) -> None:
+    sizes = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes.append((tensor.dtype, tensor.numel()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        color_affinity(soft.requires_grad_(), natural, backend="histogram")
+    assert (torch.float32, 32**3) in sizes
+    assert all(dtype in (torch.uint8, torch.bool) for dtype, numel in sizes if numel != 32**3)
+
+
+def test_letterboxed_windows_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(6)
+    frames = torch.randint(0, 256, (2, 3, 160, 161), dtype=torch.uint8, generator=generator)
+    frames[:, :, 20:140] = 0  # three quarters of all pixels in one bin
+    fg = torch.rand(2, 160, 161, generator=generator)
+    truth = value_total_gradient(fg.double(), frames, backend="histogram")
+    for few_pairs in (0, 10**9):
+        monkeypatch.setattr(FEW_PAIRS, few_pairs)
+        ours = value_total_gradient(fg, frames, backend="histogram")
+        assert [relative(one, other) < 1e-6 for one, other in zip(ours, truth, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+def test_a_constant_map_has_a_closed_form(backend: str, natural: Tensor, dense: Any) -> None:
+    fg = torch.full((3, 31, 47), 0.3)
+    _, total, gradient = value_total_gradient(fg, natural, backend=backend)
+    degrees = dense(torch.zeros(3, 31, 47), natural)[2] / 2  # W 1
+    assert relative(gradient.flatten(), 2 * (1 - 0.6) * degrees) < 2e-6
+    assert float(total) == pytest.approx(float(degrees.sum()), rel=1e-6)
+
+
+def test_what_is_not_a_number_in_a_masked_frame_stays_there(natural: Tensor, soft: Tensor) -> None:
+    soft[1] = float("nan")
+    mask = torch.tensor([True, False, True])
+    value, _, gradient = value_total_gradient(soft, natural, mask=mask)
+    assert torch.isfinite(value)
+    assert torch.isfinite(gradient).all()
+
+
+def test_misuse_of_the_graph_is_an_error_and_not_a_wrong_gradient(natural: Tensor, soft: Tensor) -> None:
+    fg = soft.requires_grad_()
+    value, total = color_affinity(fg, natural)
+    assert not total.requires_grad
+    (gradient,) = torch.autograd.grad(value.square(), fg, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+    value, _ = color_affinity(fg, natural)
+    natural[0, 0, 0, 0] += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_training_after_inference_mode_in_the_same_process(natural: Tensor, soft: Tensor) -> None:
+    with torch.inference_mode():
+        first = color_affinity(soft, natural, sigma_rgb=14.25)[0].item()  # a width that no other test has cached
+    value, _, gradient = value_total_gradient(soft, natural, sigma_rgb=14.25)
+    assert float(value) == first
+    assert torch.isfinite(gradient).all()
+
+
+def test_no_windows_give_nothing_with_a_graph() -> None:
+    fg = torch.rand(0, 2, 5, 7, requires_grad=True)
+    value, total = color_affinity(fg, torch.zeros(0, 2, 3, 5, 7, dtype=torch.uint8))
+    assert value.shape == total.shape == (0,)
+    assert value.requires_grad
+    assert not total.requires_grad
 
 
 def test_auto_says_once_what_it_chose(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

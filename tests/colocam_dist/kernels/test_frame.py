@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from colocam_dist.kernels import frame_affinity
+from colocam_dist.kernels import FRAME_BACKENDS, frame_affinity
+from colocam_dist.kernels.frame import GridAffinity
+from colocam_dist.kernels.gaussian import color_grid, spatial_modes
+
+PeakGrowth = Callable[[Callable[[], object]], float]
 
 
 def value_total_gradient(fg: Tensor, frames: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,7 +30,7 @@ def relative(ours: Tensor, truth: Tensor) -> float:
     return float((ours.double() - truth).norm() / truth.norm())
 
 
-@pytest.mark.parametrize(("backend", "error"), [("exact", 2e-6), ("landmarks", 3e-2)])
+@pytest.mark.parametrize(("backend", "error"), [("exact", 2e-6), ("grid", 3e-3)])
 @pytest.mark.parametrize("sigma_xy", [12.0, 100.0])
 def test_each_frame_against_dense_truth(
     backend: str, error: float, sigma_xy: float, natural: Tensor, soft: Tensor, dense: Any
@@ -37,12 +43,27 @@ def test_each_frame_against_dense_truth(
         assert relative(ours[2][frame].flatten(), truth[2]) < error
 
 
-def test_landmarks_are_close_on_smooth_frames(soft: Tensor, natural: Tensor, dense: Any) -> None:
-    frames = torch.nn.functional.avg_pool2d(natural.float(), 5, stride=1, padding=2).to(torch.uint8)
-    ours = value_total_gradient(soft[:1], frames[:1], backend="landmarks")
-    truth = dense(soft[:1], frames[:1], 15.0, 100.0)
-    assert relative(ours[0], truth[0]) < 1e-3
+def test_strong_noise_does_not_spoil_the_grid(soft: Tensor, dense: Any) -> None:
+    noise = torch.randint(0, 256, (1, 3, 31, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(8))
+    ours = value_total_gradient(soft[:1], noise, backend="grid")
+    truth = dense(soft[:1], noise, 15.0, 100.0)
+    assert relative(ours[0][0], truth[0]) < 1e-3
+    assert relative(ours[1][0], truth[1]) < 1e-3
     assert relative(ours[2].flatten(), truth[2]) < 3e-3
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("clip", ["car", "dog"])
+def test_the_error_on_a_real_frame_is_the_stated_one(clip: str, shared: Path) -> None:
+    path = min((shared / "data" / "clips" / clip).rglob("*.jpg"))
+    image = cv2.resize(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), (96, 80), interpolation=cv2.INTER_AREA)
+    frames = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
+    rows, cols = torch.linspace(-1, 1, 80)[:, None], torch.linspace(-1, 1, 96)
+    fg = torch.sigmoid(5 * (0.4 - rows.square() - cols.square()))[None]
+    ours, truth = (value_total_gradient(fg, frames, backend=backend) for backend in ("grid", "exact"))
+    assert relative(ours[0], truth[0]) < 5e-4
+    assert relative(ours[1], truth[1]) < 5e-4
+    assert relative(ours[2], truth[2]) < 1.5e-3
 
 
 @pytest.mark.shared
@@ -58,28 +79,94 @@ def test_the_published_fixtures(case: str, shared: Path) -> None:
     assert relative(gradient, 2 * (filtered[:, 0] - filtered[:, 1])) < 1e-5
 
 
-def test_the_landmark_form_is_consistent_with_its_own_gradient(natural: Tensor, soft: Tensor) -> None:
+@pytest.mark.parametrize("backend", FRAME_BACKENDS)
+def test_gradcheck_with_a_mask_and_an_upstream_gradient(backend: str, natural: Tensor, soft: Tensor) -> None:
+    fg = soft[:, 3:5, 5:8].double().clone().requires_grad_()
+    frames = natural[:, :, 3:5, 5:8]
+    mask = torch.tensor([True, False, True])
+
+    def scaled(fg: Tensor) -> Tensor:
+        value, _ = frame_affinity(fg, frames, 30.0, backend=backend, mask=mask)
+        return (value * torch.tensor([0.7, 2.0, -1.3], dtype=torch.float64)).sum().sin()
+
+    assert torch.autograd.gradcheck(scaled, (fg,), eps=1e-6, atol=1e-5)
+
+
+def test_the_grid_form_is_consistent_with_its_own_gradient(natural: Tensor, soft: Tensor) -> None:
     fg = soft[:1].double()
     direction = torch.randn(fg.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    _, _, gradient = value_total_gradient(fg, natural[:1], backend="landmarks")
+    _, _, gradient = value_total_gradient(fg, natural[:1], backend="grid")
     step = 1e-4
-    ahead, behind = (
-        frame_affinity(fg + sign * step * direction, natural[:1], backend="landmarks")[0] for sign in (1, -1)
-    )
+    ahead, behind = (frame_affinity(fg + sign * step * direction, natural[:1], backend="grid")[0] for sign in (1, -1))
     assert float((ahead - behind) / (2 * step)) == pytest.approx(float((gradient * direction).sum()), rel=1e-6)
 
 
-def test_parts_of_a_large_frame_give_the_same_as_the_whole(
+def test_modes_in_groups_give_the_same_as_all_at_once(
     natural: Tensor, soft: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = value_total_gradient(soft, natural, backend="landmarks")
-    monkeypatch.setattr("colocam_dist.kernels.frame.CHUNK_ENTRIES", 5000)
-    parts = value_total_gradient(soft, natural, backend="landmarks")
+    whole = value_total_gradient(soft, natural, backend="grid")
+    monkeypatch.setattr("colocam_dist.kernels.frame.GRID_ENTRIES", 4 * 29**3)
+    parts = value_total_gradient(soft, natural, backend="grid")
     for one, other in zip(whole, parts, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["exact", "landmarks"])
+def test_sorted_sums_give_the_same_as_the_form_for_devices(natural: Tensor, soft: Tensor) -> None:
+    t = (1 - 2 * soft[:1]).double()
+    results = [
+        GridAffinity(15.0, 100.0, 1e-3, sort=sort).forms(natural[:1], t, torch.ones_like(t)) for sort in (True, False)
+    ]
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 4.0, 15.0, 90.0, 400.0])
+def test_the_color_grid_is_close_in_every_entry(sigma: float) -> None:
+    base_L, taps_L3, core_DD = color_grid(sigma, torch.float64, torch.device("cpu"))
+    spread_LD = torch.zeros(256, len(core_DD), dtype=torch.float64)
+    spread_LD.scatter_(1, base_L.long()[:, None] + torch.arange(3), taps_L3)
+    levels = torch.arange(256, dtype=torch.float64)
+    missing = spread_LD @ core_DD @ spread_LD.T - torch.exp(-((levels[:, None] - levels) ** 2) / (2 * sigma**2))
+    assert missing.abs().max() < 5e-3
+    assert missing.diagonal().abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("sigma", "tolerance"), [(100.0, 1e-3), (12.0, 1e-3), (40.0, 1e-5)])
+def test_the_spatial_modes_keep_their_tolerance(sigma: float, tolerance: float) -> None:
+    modes_PK = spatial_modes(17, 29, sigma, tolerance, torch.float64, torch.device("cpu"))
+    place = torch.cartesian_prod(torch.arange(17.0), torch.arange(29.0)).double()
+    truth = torch.exp(-((place[:, None] - place) ** 2).sum(2) / (2 * sigma**2))
+    assert (modes_PK @ modes_PK.T - truth).abs().max() <= 1.0001 * tolerance
+    assert (modes_PK[:, :-1] @ modes_PK[:, :-1].T - truth).abs().max() > tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype, natural: Tensor, soft: Tensor) -> None:
+    half = soft[:1].to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, _, gradient = value_total_gradient(half, natural[:1], backend="grid")
+    exact = value_total_gradient(half.float(), natural[:1], backend="grid")
+    assert value.dtype == torch.float32
+    assert torch.equal(value, exact[0])
+    assert torch.equal(gradient, exact[2].to(dtype))
+
+
+def test_a_large_frame_needs_no_memory_of_the_square_of_its_pixels(peak_growth: PeakGrowth) -> None:
+    frames = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fg = torch.rand(1, 256, 256)
+    grown = peak_growth(lambda: value_total_gradient(fg, frames, backend="grid"))
+    assert grown < 400, f"{grown:.0f} MiB; the matrix would have {4 * fg.numel() ** 2 / 2**20:.0f} MiB"
+
+
+def test_no_frames_give_nothing_with_a_graph() -> None:
+    fg = torch.rand(2, 0, 5, 7, requires_grad=True)
+    value, total = frame_affinity(fg, torch.zeros(2, 0, 3, 5, 7, dtype=torch.uint8))
+    assert value.shape == total.shape == (2, 0)
+    assert value.requires_grad
+    assert not total.requires_grad
+
+
+@pytest.mark.parametrize("backend", FRAME_BACKENDS)
 def test_masked_frames_give_zero_and_touch_nothing(backend: str, natural: Tensor, soft: Tensor) -> None:
     mask = torch.tensor([[True, False, True]])
     ours = value_total_gradient(soft[None], natural[None], backend=backend, mask=mask)
@@ -89,7 +176,7 @@ def test_masked_frames_give_zero_and_touch_nothing(backend: str, natural: Tensor
     assert ours[0][0, 1] == ours[1][0, 1] == ours[2][0, 1].abs().max() == 0
 
 
-@pytest.mark.parametrize("backend", ["exact", "landmarks"])
+@pytest.mark.parametrize("backend", FRAME_BACKENDS)
 def test_one_color_leaves_the_spatial_kernel(backend: str) -> None:
     fg = torch.rand(1, 23, 37, generator=torch.Generator().manual_seed(2))
     grey = torch.full((1, 3, 23, 37), 128, dtype=torch.uint8)
