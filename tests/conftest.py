@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from shards.dataset import BuildOptions, build_dataset
 from shards.images import PictureRule
 from shards.sources.frames_csv import read_frames_csv
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a Triton kernel's module is imported for the first time
 
 AS_IT_IS = PictureRule(keep_up_to=0, short_side=0, quality=95)
 

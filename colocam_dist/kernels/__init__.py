@@ -8,7 +8,7 @@ the pixels of each frame by color and position (Eq. 2). Both return ``(value, to
     value - total = -sum_r S_r' W S_r,    the number that the published code minimizes
 """
 
-from colocam_dist.kernels.color import COLOR_BACKENDS, color_affinity
+from colocam_dist.kernels.color import COLOR_BACKENDS, PreparedColors, color_affinity
 from colocam_dist.kernels.frame import FRAME_BACKENDS, frame_affinity
 
-__all__ = ["COLOR_BACKENDS", "FRAME_BACKENDS", "color_affinity", "frame_affinity"]
+__all__ = ["COLOR_BACKENDS", "FRAME_BACKENDS", "PreparedColors", "color_affinity", "frame_affinity"]

@@ -26,8 +26,10 @@ class ExactAffinity:
     sigma_rgb: float
     sigma_xy: float | None = None
 
-    def forms(self, frames_NCHW: Tensor, t_NHW: Tensor, ones_NHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """t'Wt, 1'W1 and W t."""
+    def forms(
+        self, frames_NCHW: Tensor, t_NHW: Tensor, ones_NHW: Tensor, need: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """t'Wt, 1'W1 and W t, which t'Wt needs whether it is asked for or not."""
         features_DP = self._features(frames_NCHW)
         pair_P2 = torch.stack([t_NHW.flatten(), ones_NHW.flatten()], 1).double()
         filtered_P2 = torch.empty_like(pair_P2)
@@ -40,10 +42,6 @@ class ExactAffinity:
             filtered_P2[tile] = distance_TP.mul_(-0.5).exp_() @ pair_P2
         form, total = (filtered_P2 * pair_P2).sum(0)
         return form, total, filtered_P2[:, 0].view(t_NHW.shape).to(t_NHW.dtype)
-
-    def product(self, frames_NCHW: Tensor, kept: Tensor) -> Tensor:
-        """W t, which :meth:`forms` has computed."""
-        return kept
 
     def _features(self, frames_NCHW: Tensor) -> list[Tensor]:
         features = [channel_NHW.flatten().double() / self.sigma_rgb for channel_NHW in frames_NCHW.unbind(1)]

@@ -8,28 +8,26 @@ consistent, and its error does not depend on the picture::
 
     h_k = B' (v_k o t)        q_k = (M x M x M) h_k        t'Wt = sum_k h_k' q_k        W t = sum_k v_k o (B q_k)
 
-B windows, N frames, C = 3 color channels, H and W the frame's pixels, P = H * W, L = 256 levels, J = 27 nodes of a
-pixel, D grid nodes per axis, K spatial modes, E = 2 K: modes times t, then modes times 1.
+B frames, C = 3 color channels, H and W the frame's pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from colocam_dist.kernels.backends import choose
 from colocam_dist.kernels.exact import ExactAffinity
-from colocam_dist.kernels.gaussian import color_grid, spatial_modes
-from colocam_dist.kernels.operator import Affinity, check, choose, quadratic_form
+from colocam_dist.kernels.frame_torch import GridAffinity
+from colocam_dist.kernels.inputs import check, check_widths
 
 __all__ = ["FRAME_BACKENDS", "frame_affinity"]
 
 FRAME_BACKENDS = ("grid", "exact")
 SMALL = 512  # pixels below which the dense form is faster than the constant cost of the grid
-GRID_ENTRIES = 1 << 24  # of the grid held at once; a narrow color kernel needs many nodes
+TRITON_NODES = 64  # per axis of the color grid that the kernels hold
 
 
 def frame_affinity(
@@ -41,6 +39,7 @@ def frame_affinity(
     mask: Tensor | None = None,
     *,
     tolerance: float = 1e-3,
+    validate: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """R = 2 S' W (1 - S) of each frame, W_pq = exp(-|c_p - c_q|² / (2 sigma_rgb²) - |x_p - x_q|² / (2 sigma_xy²)).
 
@@ -50,135 +49,134 @@ def frame_affinity(
     8 and 25 steps, and pure color noise; at most 1.2e-3 and 3e-4 for sigma_rgb 5 to 30 and sigma_xy 20 to 100. A map
     that is noise itself, whose gradient nearly cancels, has 4e-3; a frame of one color 1e-5.
 
+    Cost per frame of P pixels and K modes: O(P K) plus a constant, with about 10 modes at 112 px and 22 at 224 px;
+    "exact" O(P²). Memory of the grid form at sigma_rgb 15: 0.2 MiB per mode and frame (Triton, at most 256 MiB at
+    once), on a CPU one frame at a time and 0.5 KiB per pixel.
+
     Args:
-        fg: foreground probabilities S in [0, 1] (not checked), float ``[n, H, W]`` or ``[B, n, H, W]``.
+        fg: foreground probabilities S in [0, 1], float ``[n, H, W]`` or ``[B, n, H, W]``.
         frames: uint8 RGB ``[n, 3, H, W]`` or ``[B, n, 3, H, W]``; not to be changed before the backward pass.
         sigma_rgb: width of the color kernel in steps of 0..255. The grid form's cost grows below about 8, with its
             inverse fourth power.
         sigma_xy: width of the spatial kernel in pixels. The cost grows with the number of modes, about
             ``2 * (1 + H / sigma_xy) * (1 + W / sigma_xy)``.
-        backend: "grid", "exact" (O(P²), the oracle), or "auto".
-        mask: bool ``[n]`` or ``[B, n]``; frames with False give 0.
-        tolerance: largest error of an entry of the spatial kernel in the grid form.
+        backend: "grid", "exact" (O(P²), the oracle), or "auto". Each runs as Triton kernels on a CUDA device and in
+            torch elsewhere; "torch:..." and "triton:..." force one of the two.
+        mask: bool or float ``[n]``, ``[B, n]`` (frames) or like `fg` (pixels), as for the color affinity; a frame with
+            False or 0 gives 0.
+        tolerance: largest error of an entry of the spatial kernel in the grid form. The color grid's own error, 1e-3 in
+            the gradient, does not depend on it; for less take "exact".
+        validate: whether NaN and fg outside [0, 1] raise. None: on a CPU only, because the check makes the host wait
+            for a device.
 
     Returns:
         (value, total), ``[n]`` or ``[B, n]``: R, and 1'W1 without gradient, per frame.
 
     Raises:
-        ValueError: shapes, types or devices that do not fit; an unknown backend; a width or tolerance <= 0.
+        ValueError: shapes, types or devices that do not fit; with `validate` a NaN, fg outside [0, 1] or negative
+            weights; an unknown backend, or one that cannot run here; a width or tolerance <= 0.
     """
-    if not (sigma_rgb > 0.0 and sigma_xy > 0.0 and tolerance > 0.0):
-        raise ValueError(
-            f"frame_affinity: wanted sigma_rgb, sigma_xy and tolerance > 0, got {sigma_rgb}, {sigma_xy} and {tolerance}"
+    check_widths("frame_affinity", sigma_rgb=sigma_rgb, sigma_xy=sigma_xy, tolerance=tolerance)
+    inputs = check("frame_affinity", fg, frames, mask, validate=validate)
+    height, width = inputs.fg_BNHW.shape[2:]
+
+    def limit(form: str) -> str | None:
+        if form == "exact":
+            return None if max(height, width) <= 1024 else f"frames of {height} x {width}; the kernel holds 1024 x 1024"
+        nodes = int(255 / max(1.0, sigma_rgb / 1.5)) + 4
+        return None if nodes <= TRITON_NODES else f"sigma_rgb {sigma_rgb} needs {nodes} nodes, of {TRITON_NODES}"
+
+    small = height * width <= SMALL and fg.device.type == "cpu"
+    automatic = ("exact" if small else "grid", f"{height * width} pixels per frame")
+    resolved = choose("frame_affinity", backend, FRAME_BACKENDS, automatic, inputs.fg_BNHW, limit)
+    need = torch.is_grad_enabled() and fg.requires_grad
+    flat = [None if part is None else part.flatten(0, 1) for part in inputs[:3]]
+    value_B, total_B, _ = frame_operator(*flat, sigma_rgb, sigma_xy, tolerance, resolved, need)
+    shape = fg.shape[:-2]
+    return value_B.view(shape), total_B.detach().view(shape)
+
+
+def _products(
+    fg_BHW: Tensor,
+    frames_BCHW: Tensor,
+    weights_BHW: Tensor | None,
+    sigmas: tuple[float, float],
+    tolerance: float,
+    backend: str,
+    need: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """t'Wt and 1'W1 ``[B]``, W t ``[B, H, W]``."""
+    ones_BHW = torch.ones_like(fg_BHW) if weights_BHW is None else weights_BHW.to(fg_BHW.dtype)
+    t_BHW = torch.where(ones_BHW > 0.0, 1.0 - 2.0 * fg_BHW, 0.0) * ones_BHW
+    if backend == "triton:grid":
+        from colocam_dist.kernels.triton_frame import grid_product, grid_tables  # needs triton
+
+        tables = grid_tables(*fg_BHW.shape[1:], *sigmas, tolerance, fg_BHW.device)
+        return grid_product(fg_BHW, frames_BCHW, None if weights_BHW is None else ones_BHW, tables, need)
+    if backend == "triton:exact":
+        from colocam_dist.kernels.triton_exact import exact_product  # needs triton
+
+        weights_B1HW = None if weights_BHW is None else ones_BHW[:, None]
+        products = exact_product(fg_BHW[:, None], frames_BCHW[:, None], weights_B1HW, *sigmas)
+        form_B, total_B = (
+            (product[:, 0].double() * with_.double()).sum((1, 2))
+            for product, with_ in zip(products, (t_BHW, ones_BHW), strict=True)
         )
-    inputs = check("frame_affinity", fg, frames, mask)
-    pixels = inputs.fg_BNHW.shape[2:].numel()
-    automatic = "exact" if pixels <= SMALL else "grid"
-    backend = choose("frame_affinity", backend, FRAME_BACKENDS, automatic, f"{pixels} pixels per frame")
-    affinity: Affinity = ExactAffinity(sigma_rgb, sigma_xy)
-    if backend == "grid":
-        affinity = GridAffinity(sigma_rgb, sigma_xy, tolerance, sort=fg.device.type == "cpu")
-    shape = inputs.mask_BN.shape[1:] if inputs.single else inputs.mask_BN.shape
-    if shape.numel() == 0:
-        return inputs.fg_BNHW.sum((2, 3)).view(shape), inputs.fg_BNHW.new_zeros(shape)
+        return form_B, total_B, products[0][:, 0]
+    affinity = ExactAffinity(*sigmas) if backend == "torch:exact" else GridAffinity(*sigmas, tolerance)
     # One frame after the other: its grid stays in the cache.
-    fg_parts, frame_parts, mask_parts = (part.flatten(0, 1).split(1) for part in inputs[:3])
-    results = [
-        quadratic_form(fg_1HW, frame_1CHW, mask_1, affinity)
-        for fg_1HW, frame_1CHW, mask_1 in zip(fg_parts, frame_parts, mask_parts, strict=True)
-    ]
-    values, totals = zip(*results, strict=True)
-    return torch.stack(values).view(shape), torch.stack(totals).view(shape)
+    each = zip(frames_BCHW.split(1), t_BHW.split(1), ones_BHW.split(1), strict=True)
+    forms, totals, products = zip(*(affinity.forms(*frame, need) for frame in each), strict=True)
+    return torch.stack(forms), torch.stack(totals), torch.cat(products)
 
 
-class _Spread(NamedTuple):
-    """B of one frame: the node of each pixel's first corner, the other nodes relative to it, and their weights."""
-
-    corner_P: Tensor
-    offset_J: Tensor
-    weight_PJ: Tensor
-
-
-@dataclass(frozen=True)
-class GridAffinity:
-    """The form in this module's head, for one frame.
-
-    `sort` sums the pixels of a grid cell before they reach the grid: 4 times as fast on a CPU, but it has to ask how
-    many cells are in use, which makes the host wait for a device.
-    """
-
-    sigma_rgb: float
-    sigma_xy: float
-    tolerance: float
-    sort: bool
-
-    def forms(self, frames_NCHW: Tensor, t_NHW: Tensor, ones_NHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """t'Wt, 1'W1 and W t, which is smaller than its grid; N = 1."""
-        dtype, device = t_NHW.dtype, t_NHW.device
-        base_L, taps_L3, core_DD = color_grid(self.sigma_rgb, dtype, device)
-        modes_PK = spatial_modes(*t_NHW.shape[1:], self.sigma_xy, self.tolerance, dtype, device)
-        spread = _spread(frames_NCHW[0], base_L, taps_L3, len(core_DD))
-        t_P1, ones_P1 = t_NHW.reshape(-1, 1), ones_NHW.reshape(-1, 1)
-        filtered_P = torch.zeros_like(t_P1[:, 0])
-        form = total = torch.zeros((), dtype=torch.float64, device=device)
-        for some_PK in modes_PK.split(max(1, GRID_ENTRIES // (2 * len(core_DD) ** 3)), 1):
-            grid = (_splat_sorted if self.sort else _splat)(
-                spread, torch.cat([some_PK * t_P1, some_PK * ones_P1], 1), len(core_DD)
-            )
-            coupled = _couple(grid, core_DD)
-            form_E = (grid * coupled).sum(0, dtype=torch.float64)
-            form_t, form_1 = form_E.view(2, -1).sum(1)
-            form, total = form + form_t, total + form_1
-            filtered_P += (_slice(spread, coupled[:, : some_PK.shape[1]].contiguous()) * some_PK).sum(1)
-        return form, total, filtered_P.view(t_NHW.shape)
-
-    def product(self, frames_NCHW: Tensor, kept: Tensor) -> Tensor:
-        """W t, which :meth:`forms` has computed."""
-        return kept
+@torch.library.custom_op("colocam_dist::frame_affinity", mutates_args=())
+def frame_operator(
+    fg_BHW: Tensor,
+    frames_BCHW: Tensor,
+    weights_BHW: Tensor | None,
+    sigma_rgb: float,
+    sigma_xy: float,
+    tolerance: float,
+    backend: str,
+    need: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value and total ``[B]``, and the gradient ``[B, H, W]``; without `need` it is empty."""
+    sigmas = (sigma_rgb, sigma_xy)
+    with torch.autocast(fg_BHW.device.type, enabled=False):
+        form_B, total_B, product_BHW = _products(fg_BHW, frames_BCHW, weights_BHW, sigmas, tolerance, backend, need)
+        value_B = ((total_B - form_B) / 2.0).to(fg_BHW.dtype)
+        if not need or product_BHW is None:
+            return value_B, total_B.to(fg_BHW.dtype), fg_BHW.new_empty(0)
+        gradient_BHW = 2.0 * product_BHW
+        if weights_BHW is not None:
+            gradient_BHW *= weights_BHW
+    return value_B, total_B.to(fg_BHW.dtype), gradient_BHW
 
 
-def _spread(frame_CHW: Tensor, base_L: Tensor, taps_L3: Tensor, nodes: int) -> _Spread:
-    red, green, blue = frame_CHW.int().flatten(1)
-    corner_P = (base_L[red] * nodes + base_L[green]) * nodes + base_L[blue]
-    step = torch.arange(taps_L3.shape[1], dtype=torch.int32, device=frame_CHW.device)
-    offset_J = ((step[:, None, None] * nodes + step[:, None]) * nodes + step).flatten()
-    weight = taps_L3[red][:, :, None, None] * taps_L3[green][:, None, :, None] * taps_L3[blue][:, None, None, :]
-    return _Spread(corner_P, offset_J, weight.flatten(1))
+@frame_operator.register_fake
+def _(
+    fg_BHW: Tensor,
+    frames_BCHW: Tensor,
+    weights_BHW: Tensor | None,
+    sigma_rgb: float,
+    sigma_xy: float,
+    tolerance: float,
+    backend: str,
+    need: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    frames = len(fg_BHW)
+    gradient_BHW = fg_BHW.new_empty(fg_BHW.shape if need else (0,))
+    return fg_BHW.new_empty(frames), fg_BHW.new_empty(frames), gradient_BHW
 
 
-def _splat(spread: _Spread, values_PE: Tensor, nodes: int) -> Tensor:
-    """B' v, ``[nodes³, E]``."""
-    grid = values_PE.new_zeros(nodes**3, values_PE.shape[1])
-    for offset, weight_P in zip(spread.offset_J, spread.weight_PJ.T, strict=True):
-        grid.index_add_(0, spread.corner_P + offset, values_PE * weight_P[:, None])
-    return grid
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[2])
 
 
-def _splat_sorted(spread: _Spread, values_PE: Tensor, nodes: int) -> Tensor:
-    """The same as :func:`_splat`, with pixels sorted so that each sum of a cell is over a bag of neighbors."""
-    corner_P, order_P = spread.corner_P.sort(stable=True)
-    corner_M, count_M = corner_P.unique_consecutive(return_counts=True)
-    pixels, n_offsets = len(order_P), len(spread.offset_J)
-    first_JM = (count_M.cumsum(0) - count_M) + pixels * torch.arange(n_offsets, device=order_P.device)[:, None]
-    sums = F.embedding_bag(
-        order_P.repeat(n_offsets),
-        values_PE,
-        first_JM.flatten(),
-        mode="sum",
-        per_sample_weights=spread.weight_PJ[order_P].T.flatten(),
-    )
-    grid = values_PE.new_zeros(nodes**3, values_PE.shape[1])
-    return grid.index_add_(0, (corner_M + spread.offset_J[:, None]).flatten(), sums)
+def _backward(ctx: Any, upstream_B: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    (gradient_BHW,) = ctx.saved_tensors
+    return upstream_B[:, None, None] * gradient_BHW, *[None] * 7
 
 
-def _couple(grid: Tensor, core_DD: Tensor) -> Tensor:
-    """(M x M x M) h."""
-    nodes, entries = len(core_DD), grid.shape[1]
-    by_red = (core_DD @ grid.view(nodes, -1)).view(nodes, nodes, -1)
-    return (core_DD @ (core_DD @ by_red).view(nodes * nodes, nodes, entries)).view(-1, entries)
-
-
-def _slice(spread: _Spread, grid: Tensor) -> Tensor:
-    """B q, ``[P, E]``: the transpose of :func:`_splat`."""
-    nodes_PJ = spread.corner_P[:, None] + spread.offset_J
-    return F.embedding_bag(nodes_PJ, grid, mode="sum", per_sample_weights=spread.weight_PJ)
+frame_operator.register_autograd(_backward, setup_context=_keep)

@@ -107,6 +107,7 @@ class Colocalization(nn.Module):
             sigma_rgb=settings.sigma_rgb,
             backend=settings.backend,
             mask=mask_WN & counts_W[:, None],
+            validate=False,  # the training loop decides what to do with a loss that is not finite
         )
         loss_W = value_W - total_W if settings.normalizer == "published" else value_W
         if settings.mode == "adaptive":

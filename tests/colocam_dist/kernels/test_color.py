@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from colocam_dist.kernels import COLOR_BACKENDS, color_affinity
-from colocam_dist.kernels.color import HistogramAffinity
+from colocam_dist.kernels import COLOR_BACKENDS, PreparedColors, color_affinity
+from colocam_dist.kernels.color_torch import TorchColorForm
 
-FEW_PAIRS = "colocam_dist.kernels.color.FEW_PAIRS"
+FEW_PAIRS = "colocam_dist.kernels.color_torch.FEW_PAIRS"
+TO_FLOAT32 = ("histogram", "histogram_fp32", "exact")
 PeakGrowth = Callable[[Callable[[], object]], float]
 
 
@@ -30,7 +31,7 @@ def relative(ours: Tensor, truth: Tensor) -> float:
     return float((ours.double() - truth).norm() / truth.norm())
 
 
-@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+@pytest.mark.parametrize("backend", TO_FLOAT32)
 @pytest.mark.parametrize("sigma", [7.5, 15.0, 40.0])
 def test_value_total_and_gradient_are_exact(
     backend: str, sigma: float, natural: Tensor, soft: Tensor, dense: Any
@@ -42,36 +43,123 @@ def test_value_total_and_gradient_are_exact(
     assert relative(ours[2].flatten(), truth[2]) < 2e-6
 
 
-@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("few_pairs", [0, 10**9], ids=["histogram", "pixels"])
 def test_every_way_of_summing_is_exact(
-    few_pairs: int, compact: bool, natural: Tensor, soft: Tensor, dense: Any, monkeypatch: pytest.MonkeyPatch
+    few_pairs: int, packed: bool, natural: Tensor, soft: Tensor, dense: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FEW_PAIRS, few_pairs)
-    monkeypatch.setattr("colocam_dist.kernels.color.PART", 1000)
+    for size in ("PART", "ROWS_PART"):
+        monkeypatch.setattr(f"colocam_dist.kernels.color_torch.{size}", 1000)
     value, total, gradient = dense(soft, natural)
-    affinity = HistogramAffinity(15.0, compact)
     for dtype, error in ((torch.float32, 2e-6), (torch.float64, 1e-10)):
-        t = 1 - 2 * soft.to(dtype)
-        form, ones_form, kept = affinity.forms(natural, t, torch.ones_like(t))
-        assert kept.numel() < 50**3
-        assert relative((ones_form - form) / 2, value) < error
+        form = TorchColorForm(15.0, packed=packed and dtype == torch.float32)
+        core_t, core_1 = form.cores(soft.to(dtype)[None], natural[None], None)
+        ones_form = core_1.square().sum()
+        assert relative((ones_form - core_t.square().sum()) / 2, value) < error
         assert relative(ones_form, total) < error
-        assert relative(2 * affinity.product(natural, kept).flatten(), gradient) < error
+        assert relative(2 * form.product(natural[None], core_t).flatten(), gradient) < error
 
 
-def test_a_window_split_over_devices_needs_only_the_sum_of_what_is_kept(natural: Tensor, soft: Tensor) -> None:
-    affinity = HistogramAffinity(15.0, compact=True)
-    t = (1 - 2 * soft).double()
-    form, _, kept = affinity.forms(natural, t, torch.ones_like(t))
-    parts = [affinity.forms(natural[part], t[part], torch.ones_like(t[part]))[2] for part in (slice(0, 1), slice(1, 3))]
-    assert torch.allclose(parts[0] + parts[1], kept, rtol=1e-10, atol=1e-10)
-    assert float((parts[0] + parts[1]).square().sum()) == pytest.approx(float(form), rel=1e-12)
-    assert torch.allclose(affinity.product(natural[1:], parts[0] + parts[1]), affinity.product(natural, kept)[1:])
+def test_the_mixed_form_is_close_and_consistent(natural: Tensor, soft: Tensor, dense: Any) -> None:
+    truth = dense(soft, natural)
+    ours = value_total_gradient(soft, natural, backend="mixed")
+    assert relative(ours[0], truth[0]) < 1e-4
+    assert relative(ours[1], truth[1]) < 1e-4
+    assert relative(ours[2].flatten(), truth[2]) < 5e-4
+    fg = soft.double()
+    direction = torch.randn(fg.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    _, _, gradient = value_total_gradient(fg, natural, backend="mixed")
+    ahead, behind = (color_affinity(fg + step * direction, natural, backend="mixed")[0] for step in (1e-4, -1e-4))
+    assert float((ahead - behind) / 2e-4) == pytest.approx(float((gradient * direction).sum()), rel=1e-6)
+
+
+def test_the_order_of_the_pixels_does_not_change_a_bit(
+    natural: Tensor, soft: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FEW_PAIRS, 0)
+    order = torch.randperm(soft.numel(), generator=torch.Generator().manual_seed(5))
+    value, total, gradient = value_total_gradient(soft, natural, backend="histogram")
+    moved = natural.transpose(0, 1).flatten(1)[:, order].view(3, *soft.shape).transpose(0, 1)
+    shuffled = value_total_gradient(soft.flatten()[order].view(soft.shape), moved, backend="histogram")
+    assert torch.equal(shuffled[0], value)
+    assert torch.equal(shuffled[1], total)
+    assert torch.equal(shuffled[2].flatten(), gradient.flatten()[order])
+
+
+@pytest.mark.parametrize("backend", ["histogram", "histogram_fp32", "exact"])
+def test_weights_of_pixels_scale_map_and_background(backend: str, natural: Tensor, soft: Tensor) -> None:
+    weights = torch.rand(soft.shape, generator=torch.Generator().manual_seed(7))
+    weights[1, 4:9] = 0
+    colors = natural.permute(0, 2, 3, 1).reshape(-1, 3).double() / 15.0
+    affinity = torch.exp(-0.5 * torch.cdist(colors, colors).square())
+    fg, weight = soft.double().flatten(), weights.double().flatten()
+    fg_there = soft.masked_fill(weights == 0, float("nan"))
+    value, total, gradient = value_total_gradient(fg_there, natural, backend=backend, mask=weights)
+    assert relative(value, 2 * (weight * fg) @ affinity @ (weight * (1 - fg))) < 1e-5
+    assert relative(total, weight @ affinity @ weight) < 1e-5
+    assert relative(gradient.flatten(), 2 * weight * (affinity @ (weight * (1 - 2 * fg)))) < 1e-5
+
+
+def test_a_mask_of_pixels_is_a_mask_of_frames_where_it_is_constant(natural: Tensor, soft: Tensor) -> None:
+    mask = torch.tensor([True, False, True])
+    frames = value_total_gradient(soft, natural, backend="histogram", mask=mask)
+    pixels = value_total_gradient(soft, natural, backend="histogram", mask=mask[:, None, None].expand(soft.shape))
+    assert all(torch.equal(one, other) for one, other in zip(frames, pixels, strict=True))
+
+
+def test_windows_of_a_batch_do_not_see_each_other(natural: Tensor, soft: Tensor) -> None:
+    fg = torch.stack([soft, 1 - soft.flip(0)])
+    frames = torch.stack([natural, natural.flip(1)])
+    value, total, gradient = value_total_gradient(fg, frames, backend="histogram")
+    for window in range(2):
+        alone = value_total_gradient(fg[window], frames[window], backend="histogram")
+        assert torch.equal(value[window], alone[0])
+        assert torch.equal(total[window], alone[1])
+        assert torch.equal(gradient[window], alone[2])
+
+
+@pytest.mark.parametrize("backend", ["histogram", "mixed"])
+def test_prepared_colors_serve_many_maps(backend: str, natural: Tensor, soft: Tensor) -> None:
+    mask = torch.tensor([True, True, False])
+    prepared = PreparedColors(natural, backend=backend, mask=mask)
+    for fg in (soft, 1 - soft.square()):
+        leaf = fg.clone().requires_grad_()
+        value, total = prepared(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        direct = value_total_gradient(fg, natural, backend=backend, mask=mask)
+        assert torch.equal(value.detach(), direct[0])
+        assert torch.equal(total, direct[1])
+        assert torch.equal(gradient, direct[2])
+    with pytest.raises(ValueError, match="no core to prepare"):
+        PreparedColors(natural, backend="exact")
+
+
+def test_the_graph_of_a_compiled_loss_has_no_break(natural: Tensor, soft: Tensor) -> None:
+    def loss(fg: Tensor) -> Tensor:
+        value, total = color_affinity(fg.sigmoid(), natural, backend="histogram")
+        return (value - total) / total
+
+    leaf = soft.clone().requires_grad_()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    results = [torch.autograd.grad(function(leaf), leaf)[0] for function in (loss, compiled)]
+    assert torch.equal(*results)
+
+
+def test_too_many_pixels_for_a_packed_word_are_said(
+    natural: Tensor, soft: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("colocam_dist.kernels.inputs._ANNOUNCED", set())
+    monkeypatch.setattr("colocam_dist.kernels.color_op.packing_for", lambda pixels: None)
+    with caplog.at_level(logging.INFO):
+        color_affinity(soft, natural, backend="histogram")
+    assert caplog.messages == [
+        f"color_affinity: backend torch:histogram_fp32 ({soft.numel()} pixels are too many for the packed word)"
+    ]
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+@pytest.mark.parametrize("backend", TO_FLOAT32)
 @pytest.mark.parametrize("case", ["smooth_n1", "smooth_n2", "smooth_n4", "noise_n1", "noise_n2", "noise_n4"])
 def test_the_published_fixtures(case: str, backend: str, shared: Path) -> None:
     data = np.load(shared / "fixtures" / "crf_filters.npz")
@@ -199,7 +287,7 @@ def test_letterboxed_windows_keep_their_digits(monkeypatch: pytest.MonkeyPatch) 
         assert [relative(one, other) < 1e-6 for one, other in zip(ours, truth, strict=True)] == [True] * 3
 
 
-@pytest.mark.parametrize("backend", COLOR_BACKENDS)
+@pytest.mark.parametrize("backend", TO_FLOAT32)
 def test_a_constant_map_has_a_closed_form(backend: str, natural: Tensor, dense: Any) -> None:
     fg = torch.full((3, 31, 47), 0.3)
     _, total, gradient = value_total_gradient(fg, natural, backend=backend)
@@ -221,7 +309,7 @@ def test_misuse_of_the_graph_is_an_error_and_not_a_wrong_gradient(natural: Tenso
     value, total = color_affinity(fg, natural)
     assert not total.requires_grad
     (gradient,) = torch.autograd.grad(value.square(), fg, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match=r"derivative|grad"):
         gradient.sum().backward()
     value, _ = color_affinity(fg, natural)
     natural[0, 0, 0, 0] += 1
@@ -237,24 +325,16 @@ def test_training_after_inference_mode_in_the_same_process(natural: Tensor, soft
     assert torch.isfinite(gradient).all()
 
 
-def test_no_windows_give_nothing_with_a_graph() -> None:
-    fg = torch.rand(0, 2, 5, 7, requires_grad=True)
-    value, total = color_affinity(fg, torch.zeros(0, 2, 3, 5, 7, dtype=torch.uint8))
-    assert value.shape == total.shape == (0,)
-    assert value.requires_grad
-    assert not total.requires_grad
-
-
 def test_auto_says_once_what_it_chose(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colocam_dist.kernels.operator._ANNOUNCED", set())
+    monkeypatch.setattr("colocam_dist.kernels.inputs._ANNOUNCED", set())
     frames = torch.zeros(2, 3, 40, 40, dtype=torch.uint8)
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             color_affinity(torch.rand(2, 40, 40), frames)
         color_affinity(torch.rand(2, 4, 4), frames[..., :4, :4])
     assert [record.getMessage() for record in caplog.records] == [
-        "color_affinity: backend histogram (3200 pixels per window)",
-        "color_affinity: backend exact (32 pixels per window)",
+        "color_affinity: backend torch:histogram (3200 pixels per window)",
+        "color_affinity: backend torch:exact (32 pixels per window)",
     ]
 
 
@@ -265,13 +345,61 @@ def test_auto_says_once_what_it_chose(caplog: pytest.LogCaptureFixture, monkeypa
         ({"fg": torch.rand(4, 4)}, "wanted float fg"),
         ({"frames": torch.rand(2, 3, 4, 4)}, "wanted uint8 frames"),
         ({"frames": torch.zeros(2, 3, 4, 5, dtype=torch.uint8)}, "wanted uint8 frames"),
-        ({"mask": torch.ones(3, dtype=torch.bool)}, "wanted bool mask"),
-        ({"mask": torch.ones(2)}, "wanted bool mask"),
-        ({"backend": "lattice"}, "histogram or exact"),
+        ({"frames": torch.rand(2, 3, 4, 4)}, "before normalization"),
+        ({"fg": torch.rand(0, 4, 4), "frames": torch.zeros(0, 3, 4, 4, dtype=torch.uint8)}, "at least one window"),
+        ({"fg": torch.full((2, 4, 4), float("nan"))}, "others, the first nan"),
+        ({"fg": torch.full((2, 4, 4), 1.5)}, "logits need a softmax"),
+        ({"mask": torch.ones(3, dtype=torch.bool)}, "wanted a bool or float mask"),
+        ({"mask": torch.ones(2).long()}, "wanted a bool or float mask"),
+        ({"mask": torch.tensor([1.0, -1.0])}, "wanted weights >= 0"),
+        ({"backend": "lattice"}, "histogram, histogram_fp32, mixed, exact"),
+        ({"backend": "cuda:histogram"}, "after torch: or triton:"),
         ({"sigma_rgb": 0.0}, "sigma_rgb > 0"),
+        ({"sigma_rgb": float("nan")}, "sigma_rgb > 0"),
     ],
 )
 def test_wrong_inputs_are_named(change: dict[str, Any], message: str) -> None:
     inputs: dict[str, Any] = {"fg": torch.rand(2, 4, 4), "frames": torch.zeros(2, 3, 4, 4, dtype=torch.uint8)}
     with pytest.raises(ValueError, match=message):
         color_affinity(**(inputs | change))
+
+
+def test_frames_and_maps_may_lie_in_memory_in_any_order(natural: Tensor, soft: Tensor) -> None:
+    expected = value_total_gradient(soft, natural, backend="histogram")
+    frames = natural.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    fg = soft.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not frames.is_contiguous()
+    ours = value_total_gradient(fg, frames, backend="histogram")
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+
+
+def test_a_forced_backend_that_cannot_run_is_an_error(
+    natural: Tensor, soft: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="triton:histogram cannot run: they need a CUDA device"):
+        color_affinity(soft, natural, backend="triton:histogram")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(ValueError, match=r"fg is torch.float64"):
+        color_affinity(soft.double(), natural, backend="triton:histogram")
+    with pytest.raises(ValueError, match=r"sigma_rgb >= 3\.5"):
+        color_affinity(soft, natural, sigma_rgb=2.0, backend="triton:histogram")
+
+
+def test_without_validation_what_is_not_a_number_comes_out(natural: Tensor, soft: Tensor) -> None:
+    fg = torch.stack([soft, soft])
+    fg[1, 2, 3, 4] = float("nan")
+    frames = natural.expand(2, *natural.shape)
+    for backend in COLOR_BACKENDS:
+        value, total, gradient = value_total_gradient(fg, frames, backend=backend, validate=False)
+        assert value.isnan().tolist() == [False, True], backend
+        assert total.isfinite().all()
+        assert gradient[1].isnan().any()
+        assert gradient[0].isfinite().all()
+
+
+def test_the_kernels_hold_the_widths_they_say() -> None:
+    from colocam_dist.kernels.color_op import TRITON_SIGMA
+    from colocam_dist.kernels.gaussian import padded_rank
+
+    assert padded_rank(TRITON_SIGMA, torch.float32) == 128

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from colocam_dist.kernels import FRAME_BACKENDS, frame_affinity
-from colocam_dist.kernels.frame import GridAffinity
 from colocam_dist.kernels.gaussian import color_grid, spatial_modes
 
 PeakGrowth = Callable[[Callable[[], object]], float]
@@ -105,19 +104,10 @@ def test_modes_in_groups_give_the_same_as_all_at_once(
     natural: Tensor, soft: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = value_total_gradient(soft, natural, backend="grid")
-    monkeypatch.setattr("colocam_dist.kernels.frame.GRID_ENTRIES", 4 * 29**3)
+    monkeypatch.setattr("colocam_dist.kernels.frame_torch.GRID_ENTRIES", 4 * 29**3)
     parts = value_total_gradient(soft, natural, backend="grid")
     for one, other in zip(whole, parts, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-4)
-
-
-def test_sorted_sums_give_the_same_as_the_form_for_devices(natural: Tensor, soft: Tensor) -> None:
-    t = (1 - 2 * soft[:1]).double()
-    results = [
-        GridAffinity(15.0, 100.0, 1e-3, sort=sort).forms(natural[:1], t, torch.ones_like(t)) for sort in (True, False)
-    ]
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("sigma", [1.0, 4.0, 15.0, 90.0, 400.0])
@@ -158,14 +148,6 @@ def test_a_large_frame_needs_no_memory_of_the_square_of_its_pixels(peak_growth: 
     assert grown < 400, f"{grown:.0f} MiB; the matrix would have {4 * fg.numel() ** 2 / 2**20:.0f} MiB"
 
 
-def test_no_frames_give_nothing_with_a_graph() -> None:
-    fg = torch.rand(2, 0, 5, 7, requires_grad=True)
-    value, total = frame_affinity(fg, torch.zeros(2, 0, 3, 5, 7, dtype=torch.uint8))
-    assert value.shape == total.shape == (2, 0)
-    assert value.requires_grad
-    assert not total.requires_grad
-
-
 @pytest.mark.parametrize("backend", FRAME_BACKENDS)
 def test_masked_frames_give_zero_and_touch_nothing(backend: str, natural: Tensor, soft: Tensor) -> None:
     mask = torch.tensor([[True, False, True]])
@@ -186,7 +168,34 @@ def test_one_color_leaves_the_spatial_kernel(backend: str) -> None:
     assert float(total) == pytest.approx(float(sums[0] * sums[1]), rel=1e-3)
 
 
-@pytest.mark.parametrize("change", [{"sigma_xy": -1.0}, {"tolerance": 0.0}, {"backend": "histogram"}])
+@pytest.mark.parametrize(
+    "change", [{"sigma_xy": -1.0}, {"sigma_rgb": float("inf")}, {"tolerance": 0.0}, {"backend": "histogram"}]
+)
 def test_wrong_settings_are_named(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="frame_affinity"):
         frame_affinity(torch.rand(1, 4, 4), torch.zeros(1, 3, 4, 4, dtype=torch.uint8), **change)
+
+
+def test_inference_computes_no_gradient(natural: Tensor, soft: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = value_total_gradient(soft, natural, backend="grid")
+
+    def refuse(*_: Any) -> Tensor:
+        raise AssertionError("the slice is only for gradients")
+
+    monkeypatch.setattr("colocam_dist.kernels.frame_torch._slice", refuse)
+    value, total = frame_affinity(soft, natural, backend="grid")
+    assert torch.equal(value, expected[0])
+    assert torch.equal(total, expected[1])
+
+
+def test_weights_of_pixels_scale_map_and_background(natural: Tensor, soft: Tensor, dense: Any) -> None:
+    weights = torch.rand(soft.shape, generator=torch.Generator().manual_seed(7))
+    weights[0, 4:9] = 0
+    fg = soft.masked_fill(weights == 0, float("nan"))
+    exact, grid = (value_total_gradient(fg, natural, backend=name, mask=weights) for name in ("exact", "grid"))
+    for one, other in zip(grid, exact, strict=True):
+        assert relative(one, other) < 3e-3
+    half = value_total_gradient(soft[:1], natural[:1], backend="exact", mask=torch.full((1,), 0.5))
+    truth = dense(soft[:1], natural[:1], 15.0, 100.0)
+    assert relative(half[0][0], truth[0] / 4) < 1e-6
+    assert relative(half[2].flatten(), truth[2] / 4) < 1e-6

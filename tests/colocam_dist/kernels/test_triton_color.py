@@ -1,0 +1,91 @@
+"""The color kernels under Triton's interpreter, or on a GPU where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from colocam_dist.kernels import PreparedColors, color_affinity
+
+triton_color = pytest.importorskip("colocam_dist.kernels.triton_color")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def large_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's time goes by operations, not by numbers; one test keeps the blocks that a GPU gets."""
+    if DEVICE == "cpu" and "gpu_blocks" not in request.keywords:
+        monkeypatch.setattr(triton_color, "BLOCK_ROWS", 256)
+        monkeypatch.setattr(triton_color, "BLOCK_INNER", 256)
+        monkeypatch.setattr(triton_color, "BLOCK_COLUMNS", 1024)
+
+
+@pytest.fixture
+def window(natural: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Two windows of two frames: natural with letterbox bars; all black and one color with a noisy half."""
+    flat = torch.zeros(2, 3, 31, 47, dtype=torch.uint8)
+    flat[1] = torch.tensor([200, 100, 50], dtype=torch.uint8)[:, None, None]
+    flat[1, :, 16:] += torch.randint(0, 9, (3, 15, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.stack([soft[:2], soft[1:]]).to(DEVICE), torch.stack([natural[:2], flat]).to(DEVICE)
+
+
+def value_total_gradient(fg: Tensor, frames: Tensor, **options: Any) -> list[Tensor]:
+    leaf = fg.detach().clone().requires_grad_()
+    value, total = color_affinity(leaf, frames, **options)
+    upstream = torch.tensor([0.7, -1.3], dtype=value.dtype, device=DEVICE)
+    (gradient,) = torch.autograd.grad(value, leaf, upstream)
+    return [value.detach().double(), total.double(), gradient.double()]
+
+
+def errors(ours: list[Tensor], truth: list[Tensor]) -> list[float]:
+    """Largest relative error over the windows."""
+    return [
+        max(float((one[window] - other[window]).norm() / other[window].norm()) for window in range(2))
+        for one, other in zip(ours, truth, strict=True)
+    ]
+
+
+@pytest.mark.gpu_blocks
+@pytest.mark.parametrize(("backend", "error"), [("histogram", 1e-6), ("histogram_fp32", 1e-6), ("mixed", 5e-4)])
+def test_value_total_and_gradient(backend: str, error: float, window: tuple[Tensor, Tensor]) -> None:
+    truth = value_total_gradient(window[0].double(), window[1], backend="torch:exact")
+    ours = value_total_gradient(*window, backend=f"triton:{backend}")
+    assert max(errors(ours, truth)) < error
+
+
+def test_bins_are_filled_for_large_windows(window: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_color, "DIRECT", 0)
+    monkeypatch.setattr(triton_color, "WINDOWS", 1)
+    truth = value_total_gradient(window[0].double(), window[1], backend="torch:exact")
+    assert max(errors(value_total_gradient(*window, backend="triton:histogram"), truth)) < 1e-6
+
+
+@pytest.mark.parametrize("backend", ["histogram", "histogram_fp32"])
+def test_masks_and_weights(backend: str, window: tuple[Tensor, Tensor]) -> None:
+    fg, frames = window
+    if backend == "histogram":
+        mask = torch.tensor([[True, False], [True, True]], device=DEVICE)
+        fg[0, 1] = float("nan")
+    else:
+        mask = torch.rand(fg.shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+        mask[:, :, 3:9] = 0
+        fg[:, :, 3:9] = float("nan")
+    truth = value_total_gradient(
+        fg.double(), frames, backend="torch:exact", mask=mask.double() if backend != "histogram" else mask
+    )
+    ours = value_total_gradient(fg, frames, backend=f"triton:{backend}", mask=mask)
+    assert max(errors(ours, truth)) < 1e-6
+
+
+def test_prepared_colors_and_maps_that_are_not_numbers(window: tuple[Tensor, Tensor]) -> None:
+    fg, frames = window
+    direct = color_affinity(fg, frames, backend="triton:histogram")
+    prepared = PreparedColors(frames, backend="triton:histogram")
+    assert all(torch.equal(one, other) for one, other in zip(prepared(fg), direct, strict=True))
+    fg[1, 0, 2, 3] = float("nan")
+    value, total = color_affinity(fg, frames, backend="triton:histogram", validate=False)
+    assert value.isnan().tolist() == [False, True]
+    assert torch.equal(total, direct[1])
