@@ -1,25 +1,29 @@
-"""The checks that need a GPU, in one command: ``python benchmarks/gpu_check.py [--shards DIR]``.
+"""The checks that need a GPU, in one command: ``python benchmarks/gpu_check.py [--kernels-only] [--output FILE]``.
 
-1. The affinity operators on the GPU against the exact form in float64, and their times.
-2. Seeds: equal to the CPU's, number for number.
-3. One short run of the whole pipeline on generated clips in fp32 and in bf16 (or on ``--shards``).
+1. Every Triton kernel on the device against the definition in float64, on natural-looking, random, all-black and
+   letterboxed frames; the same bits in every run; ``torch.compile``, autocast, side streams.
+2. Times from CUDA graphs and events, beside a measured copy ceiling and the times to reach.
+3. Seeds: equal to the CPU's, number for number.
+4. One short run of the whole pipeline on generated clips in fp32 and in bf16 (or on ``--shards``).
 
-Prints what it measures and ends with status 1 if a check failed, 2 if there is no GPU. It has not been run yet.
+Prints what it measures, the table of times last, and writes everything as JSON. Ends with status 1 if a check failed
+and 2 if there is no GPU. A time that is missed is marked, not failed. It has not been run yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import gpu_kernels
 import torch
-from affinity import blob, header, pictures, row
 
-from colocam_dist.kernels import color_affinity, frame_affinity
 from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
 
 ROOT = Path(__file__).parents[1]
@@ -29,39 +33,77 @@ def main() -> int:
     """Run every check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, help="shards to train on; default: generated clips")
+    parser.add_argument("--kernels-only", action="store_true", help="leave out seeds and runs")
+    parser.add_argument("--output", type=Path, default=Path("gpu_check.json"), help="default: %(default)s")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing was checked", file=sys.stderr)
         return 2
-    print(header("cuda"))
-    failed = [name for name, good in (operators(), seeds(), *runs(given.shards)) if not good]
+    result: dict[str, Any] = {"machine": machine()}
+    print(json.dumps(result["machine"]))
+    checks = kernels(result)
+    if not given.kernels_only:
+        checks += [seeds(), *runs(given.shards)]
+    result["checks"] = dict(checks)
+    times(result)
+    partial = given.output.with_name(f"{given.output.name}.part")
+    partial.write_text(json.dumps(result, indent=1))
+    partial.replace(given.output)
+    failed = [name for name, good in checks if not good]
     print(f"failed: {', '.join(failed)}" if failed else "all checks passed")
     return int(bool(failed))
 
 
-def operators() -> tuple[str, bool]:
-    """GPU gradients against float64 on the CPU, then a table of times."""
-    fg, frames = blob(2, 48), pictures(None, 2, 48)
-    good = True
-    for operator, limit in ((color_affinity, 1e-5), (frame_affinity, 2e-2)):
-        results = []
-        for device, dtype, backend in (("cuda", torch.float32, "auto"), ("cpu", torch.float64, "exact")):
-            leaf = fg.to(device, dtype).requires_grad_()
-            value, _ = operator(leaf, frames.to(device), backend=backend)
-            results.append(torch.autograd.grad(value.sum(), leaf)[0].double().cpu())
-        error = float((results[0] - results[1]).norm() / results[1].norm())
-        print(f"{operator.__name__}: gradient error {error:.1e} (limit {limit:.0e})")
-        good &= error < limit
-    for size in (112, 224):
-        for n in (4, 16, 64):
-            row("color_affinity", color_affinity, blob(n, size).cuda(), pictures(None, n, size).cuda())
-        row("frame_affinity", frame_affinity, blob(1, size).cuda(), pictures(None, 1, size).cuda())
-    return "affinity operators", good
+def machine() -> dict[str, Any]:
+    """Where and with what this was measured."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "commit": commit.stdout.strip() or "unknown",
+        "system": platform.platform(),
+    }
+
+
+def kernels(result: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Errors of every kernel, and the other ways to call them."""
+    result["errors"] = gpu_kernels.errors()
+    print("| operator | form | frames | value error | gradient error | |\n|---|---|---|---|---|---|")
+    for row in result["errors"]:
+        verdict = "" if row["good"] else "TOO LARGE"
+        found = f"{row['value']:.1e} | {row['gradient']:.1e}"
+        print(f"| {row['operator']} | {row['form']} | {row['frames']} | {found} | {verdict} |")
+    result["sampled"] = gpu_kernels.sampled_errors()
+    for row in result["sampled"]:
+        print(f"64 {row['frames']} frames of 224 px: W t at 500 pixels, error {row['gradient']:.1e}")
+    result["other_ways"] = gpu_kernels.other_ways() | {"same bits": gpu_kernels.same_bits()}
+    return [
+        ("kernel errors", all(row["good"] for row in result["errors"] + result["sampled"])),
+        *result["other_ways"].items(),
+    ]
+
+
+def times(result: dict[str, Any]) -> None:
+    """The table of times."""
+    ceiling = result["copy_bytes_per_s"] = gpu_kernels.copy_ceiling()
+    print(f"copy ceiling {ceiling / 1e12:.2f} TB/s; floor = 14 bytes per pixel at that rate")
+    result["times"] = gpu_kernels.times(ceiling)
+    print("| operator | form | frames | n | graph us p20 / p50 / p80 | eager us | floor us | to reach us | peak MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in result["times"]:
+        target = row["target_us"]
+        verdict = "" if target is None else f"{target:.0f}{'' if row['graph_us'] <= target else ' MISSED'}"
+        spread = f"{row['graph_us_p20']:.0f} / {row['graph_us']:.0f} / {row['graph_us_p80']:.0f}"
+        print(
+            f"| {row['operator']} | {row['form']} | {row['frames']} | {row['n']} | {spread} | {row['eager_us']:.0f} "
+            f"| {row['floor_us']:.1f} | {verdict} | {row['peak_mb']:.0f} |"
+        )
 
 
 def seeds() -> tuple[str, bool]:
     """The same frames give the same seeds on both devices."""
-    cams, frames = blob(8, 112), torch.arange(8)
+    cams, frames = gpu_kernels.blob(8, 112).cpu(), torch.arange(8)
     drawn = []
     for device in ("cpu", "cuda"):
         noise = pixel_noise(frames.to(device), (112, 112), seed=3, epoch=1)

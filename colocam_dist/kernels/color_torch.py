@@ -1,11 +1,12 @@
 """The low-rank color forms in torch: for CPUs, for float64, and for devices without Triton.
 
 The first step of z_v = (U x U x U)' P' v sums v_p U[blue_p] over the pixels of each (red, green) pair that occurs, of
-which natural windows have 3,000 to 40,000 of 65,536. With few pairs this goes through a histogram of blue,
-O(P) + O(pairs * 256 * rank); with many pairs it is summed pixel by pixel, O(P * rank). The rest is a constant.
+which natural windows have 3,000 to 40,000 of 65,536. Pixels are first counted in a histogram with 256 bins of blue for
+each such pair; then the colors that occur, a twentieth to all of the pixels, are summed by pair: O(P) + O(colors *
+rank). The rest is a constant.
 
 B windows, N frames, C = 3 color channels, H and W the frame's pixels, P = N * H * W, Q pixels of a part, M (red, green)
-pairs that occur, L = 256 levels, K rank, D nodes of the blue grid.
+pairs that occur, U colors that occur, L = 256 levels, K rank, D nodes of the blue grid.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ from colocam_dist.kernels.packed import Packing, packing_for
 __all__ = ["TorchColorForm"]
 
 PAIRS = LEVELS * LEVELS
-FEW_PAIRS = 12  # pixels per pair from which on the histogram is faster than sums over pixels
 PART = 1 << 17  # pixels handled at once: their temporaries stay in the cache
-ROWS_AT_ONCE = 1 << 11  # pairs whose histograms are read at once
-ROWS_PART = 1 << 14  # the same where each pixel has `rank` numbers
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,9 @@ class TorchColorForm:
             rank = factor_LK.shape[1]
             by_red = (factor_LK @ core_KKK.reshape(rank, -1)).view(LEVELS, rank, -1)
             rows_MK = (factor_LK @ by_red).view(PAIRS, -1)[pixels.pair_M]
-            if self._by_pixel(pixels):
-                for part, row_Q, blue_Q in pixels.parts(ROWS_PART):
-                    product_P[part] = (rows_MK.index_select(0, row_Q) * blue_LK.index_select(0, blue_Q)).sum(1)
-            else:
-                bins = (rows_MK @ blue_LK.T).view(-1)
-                for part, row_Q, blue_Q in pixels.parts(PART):
-                    torch.index_select(bins, 0, row_Q * LEVELS + blue_Q, out=product_P[part])
+            bins = (rows_MK @ blue_LK.T).view(-1)
+            for part, row_Q, blue_Q in pixels.parts():
+                torch.index_select(bins, 0, row_Q * LEVELS + blue_Q, out=product_P[part])
         return product_BP.view(shape)
 
     def _factors(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,9 +92,6 @@ class TorchColorForm:
         if self.mixed:
             return factor_LK, blue_grid(self.sigma, like.dtype, like.device).factor_LK
         return factor_LK, factor_LK
-
-    def _by_pixel(self, pixels: _Window) -> bool:
-        return not self.mixed and pixels.count < FEW_PAIRS * len(pixels.pair_M)
 
     def _core(self, rows_MK: Tensor, pair_M: Tensor) -> Tensor:
         """z from the rows of the pairs, ``[rank, rank, rank]`` over red, green, blue."""
@@ -114,28 +105,25 @@ class TorchColorForm:
         """For t and for ones: sum of w_p v_p U[blue_p] over the pixels of each pair, ``[M, rank]``."""
         if self.mixed:
             return self._sums_of_grid(pixels, fg_P, weights_P)
-        factor_LK = self._factors(fg_P)[1]
-        if self._by_pixel(pixels):
-            return _sums_of_bags(pixels, fg_P, weights_P, factor_LK)
-        packing = packing_for(pixels.count) if self.packed else None
-        sums: list[list[Tensor]] = [[], []]
+        packing = packing_for(pixels.count) if self.packed and fg_P.dtype == torch.float32 else None
         if packing is None:
-            both_2ML = _float_bins(pixels, fg_P, weights_P).view(2, -1, LEVELS)
-            for rows_2RL in both_2ML.split(ROWS_AT_ONCE, 1):
-                for channel, bins_RL in enumerate(rows_2RL):
-                    sums[channel].append(bins_RL.to(fg_P.dtype) @ factor_LK)
+            color_U, both_2U = _float_histogram(pixels, fg_P, weights_P)
         else:
-            words_ML = _packed_bins(pixels, fg_P, weights_P, packing).view(-1, LEVELS)
-            for words_RL in words_ML.split(ROWS_AT_ONCE):
-                for channel, bins_RL in enumerate(_unpacked(words_RL, packing)):
-                    sums[channel].append(bins_RL.to(fg_P.dtype) @ factor_LK)
-        return [torch.cat(rows) for rows in sums]
+            color_U, both_2U = _packed_histogram(pixels, fg_P, weights_P, packing)
+        factor_LK = self._factors(fg_P)[1]
+        row_U, blue_U = (color_U // LEVELS).int(), (color_U % LEVELS).int()
+        rows_M = torch.arange(len(pixels.pair_M), dtype=torch.int32, device=fg_P.device)
+        first_M = torch.searchsorted(row_U, rows_M, out_int32=True)
+        return [
+            F.embedding_bag(blue_U, factor_LK, first_M, mode="sum", per_sample_weights=values_U)
+            for values_U in both_2U.to(fg_P.dtype)
+        ]
 
     def _sums_of_grid(self, pixels: _Window, fg_P: Tensor, weights_P: Tensor | None) -> list[Tensor]:
         grid = blue_grid(self.sigma, fg_P.dtype, fg_P.device)
         nodes = len(grid.factor_DK)
         bins = torch.zeros(2, len(pixels.pair_M) * nodes, dtype=torch.float64, device=fg_P.device)
-        for part, row_Q, blue_Q in pixels.parts(PART):
+        for part, row_Q, blue_Q in pixels.parts():
             first_Q = row_Q * nodes + grid.base_L[blue_Q]
             taps_QT = grid.taps_LT[blue_Q]
             for channel, values_Q in enumerate(_t_and_ones(fg_P[part], weights_P, part)):
@@ -150,21 +138,23 @@ class _Window:
     def __init__(self, frames_NCHW: Tensor) -> None:
         self.frames_NCHW = frames_NCHW
         self.count = frames_NCHW[:, 0].numel()
-        found = torch.zeros(PAIRS, dtype=torch.bool, device=frames_NCHW.device)
-        for _, pair_Q, _ in self._colors(PART):
-            found.index_fill_(0, pair_Q.long(), True)
+        counts = torch.zeros(PAIRS, dtype=torch.int32, device=frames_NCHW.device)
+        ones_Q = torch.ones(PART, dtype=torch.int32, device=frames_NCHW.device)
+        for _, pair_Q, _ in self._colors():
+            counts.index_add_(0, pair_Q, ones_Q[: len(pair_Q)])
+        found = counts > 0
         self.pair_M = found.nonzero()[:, 0]
         self.row_of_pair = found.cumsum(0, dtype=torch.int32) - 1
 
-    def parts(self, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Of at most `size` pixels each: where they stand, their rows and their blue levels, int32."""
-        for part, pair_Q, blue_Q in self._colors(size):
+    def parts(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Of at most PART pixels each: where they stand, their rows and their blue levels, int32."""
+        for part, pair_Q, blue_Q in self._colors():
             yield part, self.row_of_pair.index_select(0, pair_Q), blue_Q
 
-    def _colors(self, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def _colors(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         start = 0
         for frame_CHW in self.frames_NCHW:
-            for colors_CQ in frame_CHW.reshape(3, -1).split(size, 1):
+            for colors_CQ in frame_CHW.reshape(3, -1).split(PART, 1):
                 red_Q, green_Q, blue_Q = colors_CQ.int().unbind(0)
                 yield slice(start, start + len(red_Q)), red_Q * LEVELS + green_Q, blue_Q
                 start += len(red_Q)
@@ -178,11 +168,13 @@ def _t_and_ones(fg_Q: Tensor, weights_P: Tensor | None, part: slice) -> tuple[Te
     return torch.where(weights_Q > 0.0, 1.0 - 2.0 * fg_Q, 0.0) * weights_Q, weights_Q
 
 
-def _packed_bins(pixels: _Window, fg_P: Tensor, weights_P: Tensor | None, packing: Packing) -> Tensor:
-    """Words, int64 ``[M * 256]``; weights are 0 or 1."""
+def _packed_histogram(
+    pixels: _Window, fg_P: Tensor, weights_P: Tensor | None, packing: Packing
+) -> tuple[Tensor, Tensor]:
+    """Bins that hold pixels, int64 ``[U]``, and their sums of t and of ones, float64 ``[2, U]``; weights are 0 or 1."""
     words = torch.zeros(len(pixels.pair_M) * LEVELS, dtype=torch.int64, device=fg_P.device)
     one = 1 << packing.shift
-    for part, row_Q, blue_Q in pixels.parts(PART):
+    for part, row_Q, blue_Q in pixels.parts():
         fg_Q = fg_P[part]
         if weights_P is None:
             word_Q = (fg_Q * 2.0**packing.fraction).round_().long().add_(one)
@@ -190,38 +182,21 @@ def _packed_bins(pixels: _Window, fg_P: Tensor, weights_P: Tensor | None, packin
             counts_Q = weights_P[part] > 0
             word_Q = (torch.where(counts_Q, fg_Q, 0.0) * 2.0**packing.fraction).round_().long() + counts_Q * one
         words.index_add_(0, row_Q * LEVELS + blue_Q, word_Q)
-    return words
-
-
-def _unpacked(words: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-    """Sums of t and of ones, float64."""
-    count = (words + (1 << (packing.shift - 1))) >> packing.shift
-    foreground = words - (count << packing.shift)
+    color_U = words.nonzero()[:, 0]
+    word_U = words[color_U]
+    count_U = (word_U + (one >> 1)) >> packing.shift
+    foreground_U = word_U - (count_U << packing.shift)
     # Subtracted as integers: exact, also for a bin of many pixels with S near 1/2.
-    return ((count << packing.fraction) - 2 * foreground).double() * 2.0**-packing.fraction, count.double()
+    t_U = ((count_U << packing.fraction) - 2 * foreground_U).double() * 2.0**-packing.fraction
+    return color_U, torch.stack([t_U, count_U.double()])
 
 
-def _float_bins(pixels: _Window, fg_P: Tensor, weights_P: Tensor | None) -> Tensor:
-    """Sums of t and of ones, float64 ``[2, M * 256]``."""
-    # In float64: letterboxed frames put a quarter of all pixels into one bin, where fp32 would lose 4 digits.
+def _float_histogram(pixels: _Window, fg_P: Tensor, weights_P: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same in float64, for any weights."""
     bins = torch.zeros(2, len(pixels.pair_M) * LEVELS, dtype=torch.float64, device=fg_P.device)
-    for part, row_Q, blue_Q in pixels.parts(PART):
+    for part, row_Q, blue_Q in pixels.parts():
         bin_Q = row_Q * LEVELS + blue_Q
         for channel, values_Q in enumerate(_t_and_ones(fg_P[part], weights_P, part)):
             bins[channel].index_add_(0, bin_Q, values_Q.double())
-    return bins
-
-
-def _sums_of_bags(pixels: _Window, fg_P: Tensor, weights_P: Tensor | None, factor_LK: Tensor) -> list[Tensor]:
-    """Pixel by pixel, sorted by pair."""
-    rows, blues = zip(*((row_Q, blue_Q) for _, row_Q, blue_Q in pixels.parts(pixels.count)), strict=True)
-    row_P, order_P = torch.cat(rows).sort(stable=True)
-    blue_P, wide_LK = torch.cat(blues)[order_P], factor_LK.double()
-    rows_M = torch.arange(len(pixels.pair_M), dtype=torch.int32, device=row_P.device)
-    first_M = torch.searchsorted(row_P, rows_M, out_int32=True)
-    return [
-        F.embedding_bag(blue_P, wide_LK, first_M, mode="sum", per_sample_weights=values_P[order_P].double()).to(
-            fg_P.dtype
-        )
-        for values_P in _t_and_ones(fg_P, weights_P, slice(None))
-    ]
+    color_U = bins[1].nonzero()[:, 0]
+    return color_U, bins[:, color_U]

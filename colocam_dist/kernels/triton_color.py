@@ -9,13 +9,15 @@ B windows, N frames, H and W the frame's pixels, K rank padded to a power of 2, 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 from torch import Tensor
 
 from colocam_dist.kernels import jit_color as jit
 from colocam_dist.kernels.color_torch import TorchColorForm
-from colocam_dist.kernels.gaussian import LEVELS, blue_grid, gaussian_factor, padded_rank
+from colocam_dist.kernels.gaussian import LEVELS, BlueGrid, blue_grid, color_tolerance, gaussian_factor, padded_rank
 from colocam_dist.kernels.launch import launch
 from colocam_dist.kernels.packed import packing_for
 
@@ -75,13 +77,12 @@ class TritonColorForm(TorchColorForm):
         sizes = (pixels, frames)
         weight = _weight_arguments(weights_BNHW, fg_BNHW)
         if frames and self.mixed:
-            axis = blue_grid(self.sigma, torch.float32, device)
+            axis = _blue_grid(self.sigma, device)
             nodes = len(axis.factor_DK)
             bins = torch.zeros(windows, 2, LEVELS * LEVELS * nodes, device=device)
             launch(jit.splat_floats, grid, frames_BNCHW, fg_BNHW, *weight, bins, poison_B, axis.base_L, axis.taps_LT,
                    *sizes, NODES=nodes, WEIGHTED=weights_BNHW is not None, BLOCK=PIXELS, RUN=RUN)  # fmt: skip
-            factor_DK = _padded(axis.factor_DK, rank)
-            launch(jit.rows_of_nodes, (LEVELS * LEVELS // ROWS, windows), bins, factor_DK, table,
+            launch(jit.rows_of_nodes, (LEVELS * LEVELS // ROWS, windows), bins, axis.factor_DK, table,
                    NODES=nodes, CHANNELS=channels, RANK=rank, BLOCK=ROWS)  # fmt: skip
         elif frames:
             marks = self._marks(frames_BNCHW)
@@ -89,7 +90,7 @@ class TritonColorForm(TorchColorForm):
             words = torch.empty(windows, BINS if packing else 2 * BINS, device=device,
                                 dtype=torch.int64 if packing else torch.float32)  # fmt: skip
             launch(jit.clear, (TILES, windows), marks, words, CHANNELS=1 if packing else 2)
-            factor_LK = _padded(gaussian_factor(LEVELS, self.sigma, 1e-6, torch.float32, device), rank)
+            factor_LK = _factor(self.sigma, device)
             if packing:
                 launch(jit.splat_words, grid, frames_BNCHW, fg_BNHW, *weight, words, poison_B, *sizes,
                        SHIFT=packing.shift, FRACTION=packing.fraction, WEIGHTED=weights_BNHW is not None,
@@ -118,14 +119,14 @@ class TritonColorForm(TorchColorForm):
     def _contract(self, table_XLLK: Tensor) -> Tensor:
         """U' along green, then along red."""
         rank = table_XLLK.shape[-1]
-        factor_KL = _padded(gaussian_factor(LEVELS, self.sigma, 1e-6, torch.float32, table_XLLK.device), rank).T
+        factor_KL = _factor(self.sigma, table_XLLK.device).T
         return _times(factor_KL, _times(factor_KL, table_XLLK).view(len(table_XLLK), LEVELS, rank * rank))
 
     def _product(self, frames_BNCHW: Tensor, core_BKKK: Tensor) -> Tensor:
         windows, frames, _, height, width = frames_BNCHW.shape
         device, rank, pixels = core_BKKK.device, core_BKKK.shape[-1], height * width
-        factor_LK = _padded(gaussian_factor(LEVELS, self.sigma, 1e-6, torch.float32, device), rank)
-        blue_LK = _padded(blue_grid(self.sigma, torch.float32, device).factor_LK, rank) if self.mixed else factor_LK
+        factor_LK = _factor(self.sigma, device)
+        blue_LK = _blue_grid(self.sigma, device).factor_LK if self.mixed else factor_LK
         by_red = _times(factor_LK, core_BKKK.view(windows, rank, rank * rank))
         table = _times(factor_LK, by_red.view(windows, LEVELS, rank, rank))
         product_BNHW = torch.empty(windows, frames, height, width, device=device)
@@ -143,8 +144,21 @@ class TritonColorForm(TorchColorForm):
         return product_BNHW
 
 
-def _padded(factor_LK: Tensor, rank: int) -> Tensor:
-    return torch.nn.functional.pad(factor_LK, (0, rank - factor_LK.shape[1]))
+@lru_cache(maxsize=64)
+def _factor(sigma: float, device: torch.device) -> Tensor:
+    """U ``[256, K]``."""
+    return _padded(gaussian_factor(LEVELS, sigma, color_tolerance(torch.float32), torch.float32, device), sigma)
+
+
+@lru_cache(maxsize=64)
+def _blue_grid(sigma: float, device: torch.device) -> BlueGrid:
+    """The blue axis with K columns."""
+    grid = blue_grid(sigma, torch.float32, device)
+    return grid._replace(factor_DK=_padded(grid.factor_DK, sigma), factor_LK=_padded(grid.factor_LK, sigma))
+
+
+def _padded(factor: Tensor, sigma: float) -> Tensor:
+    return torch.nn.functional.pad(factor, (0, padded_rank(sigma, torch.float32) - factor.shape[1]))
 
 
 def _weight_arguments(weights_BNHW: Tensor | None, fg_BNHW: Tensor) -> tuple[Tensor, int, int]:

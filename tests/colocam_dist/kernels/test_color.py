@@ -15,7 +15,6 @@ from torch import Tensor
 from colocam_dist.kernels import COLOR_BACKENDS, PreparedColors, color_affinity
 from colocam_dist.kernels.color_torch import TorchColorForm
 
-FEW_PAIRS = "colocam_dist.kernels.color_torch.FEW_PAIRS"
 TO_FLOAT32 = ("histogram", "histogram_fp32", "exact")
 PeakGrowth = Callable[[Callable[[], object]], float]
 
@@ -44,13 +43,10 @@ def test_value_total_and_gradient_are_exact(
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("few_pairs", [0, 10**9], ids=["histogram", "pixels"])
 def test_every_way_of_summing_is_exact(
-    few_pairs: int, packed: bool, natural: Tensor, soft: Tensor, dense: Any, monkeypatch: pytest.MonkeyPatch
+    packed: bool, natural: Tensor, soft: Tensor, dense: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FEW_PAIRS, few_pairs)
-    for size in ("PART", "ROWS_PART"):
-        monkeypatch.setattr(f"colocam_dist.kernels.color_torch.{size}", 1000)
+    monkeypatch.setattr("colocam_dist.kernels.color_torch.PART", 1000)
     value, total, gradient = dense(soft, natural)
     for dtype, error in ((torch.float32, 2e-6), (torch.float64, 1e-10)):
         form = TorchColorForm(15.0, packed=packed and dtype == torch.float32)
@@ -74,10 +70,7 @@ def test_the_mixed_form_is_close_and_consistent(natural: Tensor, soft: Tensor, d
     assert float((ahead - behind) / 2e-4) == pytest.approx(float((gradient * direction).sum()), rel=1e-6)
 
 
-def test_the_order_of_the_pixels_does_not_change_a_bit(
-    natural: Tensor, soft: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FEW_PAIRS, 0)
+def test_the_order_of_the_pixels_does_not_change_a_bit(natural: Tensor, soft: Tensor) -> None:
     order = torch.randperm(soft.numel(), generator=torch.Generator().manual_seed(5))
     value, total, gradient = value_total_gradient(soft, natural, backend="histogram")
     moved = natural.transpose(0, 1).flatten(1)[:, order].view(3, *soft.shape).transpose(0, 1)
@@ -251,11 +244,7 @@ def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype, natural
     assert torch.equal(gradient, exact[2].to(dtype))
 
 
-@pytest.mark.parametrize("few_pairs", [0, 10**9], ids=["histogram", "pixels"])
-def test_a_large_window_needs_no_memory_of_the_square_of_its_pixels(
-    few_pairs: int, peak_growth: PeakGrowth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FEW_PAIRS, few_pairs)
+def test_a_large_window_needs_no_memory_of_the_square_of_its_pixels(peak_growth: PeakGrowth) -> None:
     frames = torch.randint(0, 256, (4, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     fg = torch.rand(4, 128, 128)
     grown = peak_growth(lambda: value_total_gradient(fg, frames, backend="histogram"))
@@ -275,16 +264,14 @@ def test_only_the_core_is_kept_for_the_backward_pass(natural: Tensor, soft: Tens
     assert all(dtype in (torch.uint8, torch.bool) for dtype, numel in sizes if numel != 32**3)
 
 
-def test_letterboxed_windows_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letterboxed_windows_keep_their_digits() -> None:
     generator = torch.Generator().manual_seed(6)
     frames = torch.randint(0, 256, (2, 3, 160, 161), dtype=torch.uint8, generator=generator)
     frames[:, :, 20:140] = 0  # three quarters of all pixels in one bin
     fg = torch.rand(2, 160, 161, generator=generator)
     truth = value_total_gradient(fg.double(), frames, backend="histogram")
-    for few_pairs in (0, 10**9):
-        monkeypatch.setattr(FEW_PAIRS, few_pairs)
-        ours = value_total_gradient(fg, frames, backend="histogram")
-        assert [relative(one, other) < 1e-6 for one, other in zip(ours, truth, strict=True)] == [True] * 3
+    ours = value_total_gradient(fg, frames, backend="histogram")
+    assert [relative(one, other) < 1e-6 for one, other in zip(ours, truth, strict=True)] == [True] * 3
 
 
 @pytest.mark.parametrize("backend", TO_FLOAT32)

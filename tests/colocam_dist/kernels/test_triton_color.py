@@ -48,6 +48,7 @@ def errors(ours: list[Tensor], truth: list[Tensor]) -> list[float]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.gpu_blocks
 @pytest.mark.parametrize(("backend", "error"), [("histogram", 1e-6), ("histogram_fp32", 1e-6), ("mixed", 5e-4)])
 def test_value_total_and_gradient(backend: str, error: float, window: tuple[Tensor, Tensor]) -> None:
@@ -56,6 +57,18 @@ def test_value_total_and_gradient(backend: str, error: float, window: tuple[Tens
     assert max(errors(ours, truth)) < error
 
 
+@pytest.mark.parametrize("direct", [0, 1 << 19], ids=["bins", "rows"])
+def test_one_window(direct: int, window: tuple[Tensor, Tensor], dense: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_color, "DIRECT", direct)
+    fg, frames = (part[0] for part in window)
+    leaf = fg.clone().requires_grad_()
+    value, total = color_affinity(leaf, frames, backend="triton:histogram")
+    ours = value.detach(), total, torch.autograd.grad(value, leaf)[0].flatten()
+    for one, other in zip(ours, dense(fg.cpu(), frames.cpu()), strict=True):
+        assert float((one.cpu().double() - other).norm() / other.norm()) < 1e-6
+
+
+@pytest.mark.slow
 def test_bins_are_filled_for_large_windows(window: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_color, "DIRECT", 0)
     monkeypatch.setattr(triton_color, "WINDOWS", 1)
@@ -63,6 +76,7 @@ def test_bins_are_filled_for_large_windows(window: tuple[Tensor, Tensor], monkey
     assert max(errors(value_total_gradient(*window, backend="triton:histogram"), truth)) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["histogram", "histogram_fp32"])
 def test_masks_and_weights(backend: str, window: tuple[Tensor, Tensor]) -> None:
     fg, frames = window
@@ -80,6 +94,7 @@ def test_masks_and_weights(backend: str, window: tuple[Tensor, Tensor]) -> None:
     assert max(errors(ours, truth)) < 1e-6
 
 
+@pytest.mark.slow
 def test_prepared_colors_and_maps_that_are_not_numbers(window: tuple[Tensor, Tensor]) -> None:
     fg, frames = window
     direct = color_affinity(fg, frames, backend="triton:histogram")
