@@ -27,6 +27,7 @@ __all__ = ["FRAME_BACKENDS", "frame_affinity"]
 
 FRAME_BACKENDS = ("grid", "exact")
 SMALL = 512  # pixels below which the dense form is faster than the constant cost of the grid
+ENTRY_ERROR = 10.0  # by which the largest entry of what is left out may exceed `tolerance`; see there
 TRITON_NODES = 64  # per axis of the color grid that the kernels hold
 
 
@@ -45,11 +46,10 @@ def frame_affinity(
 
     Differentiable once in `fg`, with the gradient 2 W (1 - 2 S) times the upstream one. Computed in float32 (float64
     for float64 `fg`), also under autocast. Relative error of the grid form against the exact one:
-    1e-3 in the gradient (L2), 3e-4 in the value, measured at 112 and 224 pixels on real frames, the same with noise of
-    8 and 25 steps, and pure color noise; at most 1.2e-3 and 3e-4 for sigma_rgb 5 to 30 and sigma_xy 20 to 100. A map
-    that is noise itself, whose gradient nearly cancels, has 4e-3; a frame of one color 1e-5.
+    1e-3 to 2.5e-3 in the gradient (L2), 3e-4 in the value, on real frames of 112 and 224 pixels, also with noise of 8
+    and 25 steps. A map that is noise itself, whose gradient nearly cancels, has 4e-3.
 
-    Cost per frame of P pixels and K modes: O(P K) plus a constant, with about 10 modes at 112 px and 22 at 224 px;
+    Cost per frame of P pixels and K modes: O(P K) plus a constant, with 6 modes at 112 px and 13 at 224 px;
     "exact" O(P²). Memory of the grid form at sigma_rgb 15: 0.2 MiB per mode and frame (Triton, at most 256 MiB at
     once), on a CPU one frame at a time and 0.5 KiB per pixel.
 
@@ -64,8 +64,8 @@ def frame_affinity(
             torch elsewhere; "torch:..." and "triton:..." force one of the two.
         mask: bool or float ``[n]``, ``[B, n]`` (frames) or like `fg` (pixels), as for the color affinity; a frame with
             False or 0 gives 0.
-        tolerance: largest error of an entry of the spatial kernel in the grid form. The color grid's own error, 1e-3 in
-            the gradient, does not depend on it; for less take "exact".
+        tolerance: of the spatial kernel in the grid form: relative L2 error of the gradient that leaving out modes may
+            add, on real frames. The color grid's own error, about 1e-3, does not depend on it; for less take "exact".
         validate: whether NaN and fg outside [0, 1] raise. None: on a CPU only, because the check makes the host wait
             for a device.
 
@@ -91,7 +91,7 @@ def frame_affinity(
     resolved = choose("frame_affinity", backend, FRAME_BACKENDS, automatic, inputs.fg_BNHW, limit)
     need = torch.is_grad_enabled() and fg.requires_grad
     flat = [None if part is None else part.flatten(0, 1) for part in inputs[:3]]
-    value_B, total_B, _ = frame_operator(*flat, sigma_rgb, sigma_xy, tolerance, resolved, need)
+    value_B, total_B, _ = frame_operator(*flat, sigma_rgb, sigma_xy, ENTRY_ERROR * tolerance, resolved, need)
     shape = fg.shape[:-2]
     return value_B.view(shape), total_B.detach().view(shape)
 

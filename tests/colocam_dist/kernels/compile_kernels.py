@@ -40,7 +40,9 @@ def main() -> None:
                 tables = grid_tables(224, 224, 15.0, 100.0, tolerance, fg.device)
                 grid_product(fg[0], frames[0], None if weights is None else weights[0], tables, True)
     for kernel in kernels:
-        counts = {name: len(re.findall(rf"\b{name}\b", kernel.instructions)) for name in ("RED", "ATOMG", "HGMMA")}
+        counts = {
+            name: len(re.findall(rf"\b{name}\b", kernel.instructions)) for name in ("REDG", "ATOMG", "HGMMA", "HMMA")
+        }
         print(json.dumps(kernel._asdict() | {"instructions": counts, "code": len(kernel.instructions)}))
 
 

@@ -62,7 +62,7 @@ def test_the_error_on_a_real_frame_is_the_stated_one(clip: str, shared: Path) ->
     ours, truth = (value_total_gradient(fg, frames, backend=backend) for backend in ("grid", "exact"))
     assert relative(ours[0], truth[0]) < 5e-4
     assert relative(ours[1], truth[1]) < 5e-4
-    assert relative(ours[2], truth[2]) < 1.5e-3
+    assert relative(ours[2], truth[2]) < 2.5e-3
 
 
 @pytest.mark.shared
