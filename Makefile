@@ -24,7 +24,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/affinity.py
+	$(BIN)/python benchmarks/crf.py --windows 1 4 16
 	$(BIN)/python benchmarks/loader.py --shards demo-data
 
 clean:

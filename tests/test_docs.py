@@ -16,7 +16,7 @@ from colocam_dist.config import load, setting_names
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = re.compile(
-    r"^(?:deepspeed(?: -[-\w]+(?: \d+)?)*|python) (launchers/\w+\.py|-m shards\.\w+)(.*)$", re.MULTILINE
+    r"^(?:deepspeed(?: -[-\w]+(?: \d+)?)*|python) ((?:launchers|benchmarks)/\w+\.py|-m shards\.\w+)(.*)$", re.MULTILINE
 )
 
 
@@ -67,3 +67,9 @@ def test_settings_named_in_the_text_exist(page: Path) -> None:
     for name in re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)(?:=[^`]*)?`", page.read_text()):
         if name.partition(".")[0] in sections and not name.endswith((".json", ".py", ".md", ".yaml", ".jsonl")):
             assert name in known, f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_python_examples_run(page: Path) -> None:
+    for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(example, page.name, "exec"), {})

@@ -9,12 +9,12 @@ import json
 import re
 
 import torch
-from colocam_dist.kernels.triton_exact import exact_product
-from colocam_dist.kernels.triton_frame import grid_product, grid_tables
 
 from colocam_dist.kernels import triton_color
 from colocam_dist.kernels.compiling import compiled_for
 from colocam_dist.kernels.triton_color import TritonColorForm
+from colocam_dist.kernels.triton_exact import exact_product
+from colocam_dist.kernels.triton_frame import grid_product, grid_tables
 
 
 def main() -> None:
