@@ -234,8 +234,13 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
                 (row["n"], row["both_ms"]) for row in measured if (row["frames"], row["method"]) == (name, method)
             ]
             style = "-o" if method.startswith("ours") else "--s"
-            axis.loglog(*zip(*points, strict=True), style, label=method, markersize=4)
+            guessed = any(row["method"] == method and row["note"] for row in measured)
+            label = f"{method} (extrapolated)" if guessed else method
+            axis.loglog(*zip(*points, strict=True), style, label=label, markersize=4)
         axis.set(title=name, xlabel="frames in the window, n")
+        axis.set_xticks(sorted({row["n"] for row in measured}), minor=False)
+        axis.minorticks_off()
+        axis.xaxis.set_major_formatter("{x:.0f}")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("ms, value and gradient")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", frameon=False)
