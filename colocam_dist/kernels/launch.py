@@ -18,7 +18,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, 
 
 
 def _run(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int, **constants: Any) -> None:
-    kernel[grid](*arguments, **constants, num_warps=warps)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(next(part for part in arguments if isinstance(part, torch.Tensor))):
+        kernel[grid](*arguments, **constants, num_warps=warps)
 
 
 run: Callable[..., None] = _run  # :mod:`colocam_dist.kernels.compiling` puts a compiler here

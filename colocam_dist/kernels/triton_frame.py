@@ -91,7 +91,8 @@ def _some(
             weights, row, step = weights_BHW.contiguous(), pixels, 1
     grid = torch.zeros(count, nodes**3, 2 * modes, device=device)
     axes = (tables.base_L, tables.taps_L3, tables.modes_PK)
-    launch(jit.splat, (triton.cdiv(pixels, SPLAT_PIXELS), count), frames_BCHW, fg_BHW, weights, row, step, *axes, grid, pixels,
+    blocks = (triton.cdiv(pixels, SPLAT_PIXELS), count)
+    launch(jit.splat, blocks, frames_BCHW, fg_BHW, weights, row, step, *axes, grid, pixels,
            NODES=nodes, MODES=modes, WEIGHTED=weights_BHW is not None, BLOCK=SPLAT_PIXELS)  # fmt: skip
     coupled = grid
     spare = [torch.empty_like(grid), torch.empty_like(grid)]
@@ -106,6 +107,7 @@ def _some(
     launch(jit.forms, (sums, count), grid, coupled, partial, nodes**3, MODES=modes, BLOCK=NODES_AT_ONCE)
     product_BHW = torch.empty_like(fg_BHW)
     if need:
-        launch(jit.slice_grid, (triton.cdiv(pixels, SLICE_PIXELS), count), frames_BCHW, *axes, coupled, product_BHW, pixels,
+        blocks = (triton.cdiv(pixels, SLICE_PIXELS), count)
+        launch(jit.slice_grid, blocks, frames_BCHW, *axes, coupled, product_BHW, pixels,
                NODES=nodes, MODES=modes, BLOCK=SLICE_PIXELS)  # fmt: skip
     return partial.sum(1), product_BHW
