@@ -53,8 +53,12 @@ class TritonColorForm(TorchColorForm):
 
     def product(self, frames_BNCHW: Tensor, core_BKKK: Tensor) -> Tensor:
         """W t, ``[B, N, H, W]``, from z of t."""
-        parts = zip(frames_BNCHW.split(WINDOWS), core_BKKK.split(WINDOWS), strict=True)
-        return torch.cat([self._product(frames, core.contiguous()) for frames, core in parts])
+        windows, frames, _, height, width = frames_BNCHW.shape
+        product_BNHW = torch.empty(windows, frames, height, width, device=core_BKKK.device)
+        for start in range(0, windows, WINDOWS):
+            some = slice(start, start + WINDOWS)
+            self._write_product(frames_BNCHW[some], core_BKKK[some].contiguous(), product_BNHW[some])
+        return product_BNHW
 
     def _cores(self, fg_BNHW: Tensor, frames_BNCHW: Tensor, weights_BNHW: Tensor | None, channels: int) -> Tensor:
         fg_BNHW = fg_BNHW.contiguous()
@@ -122,14 +126,13 @@ class TritonColorForm(TorchColorForm):
         factor_KL = _factor(self.sigma, table_XLLK.device).T
         return _times(factor_KL, _times(factor_KL, table_XLLK).view(len(table_XLLK), LEVELS, rank * rank))
 
-    def _product(self, frames_BNCHW: Tensor, core_BKKK: Tensor) -> Tensor:
+    def _write_product(self, frames_BNCHW: Tensor, core_BKKK: Tensor, product_BNHW: Tensor) -> None:
         windows, frames, _, height, width = frames_BNCHW.shape
         device, rank, pixels = core_BKKK.device, core_BKKK.shape[-1], height * width
         factor_LK = _factor(self.sigma, device)
         blue_LK = _blue_grid(self.sigma, device).factor_LK if self.mixed else factor_LK
         by_red = _times(factor_LK, core_BKKK.view(windows, rank, rank * rank))
         table = _times(factor_LK, by_red.view(windows, LEVELS, rank, rank))
-        product_BNHW = torch.empty(windows, frames, height, width, device=device)
         if frames * pixels <= DIRECT:
             grid = (triton.cdiv(pixels, ROWS), frames, windows)
             launch(
@@ -141,7 +144,6 @@ class TritonColorForm(TorchColorForm):
             launch(jit.bins_of_rows, (TILES, windows), marks, table, blue_LK, bins, RANK=rank)
             grid = (triton.cdiv(pixels, PIXELS), frames, windows)
             launch(jit.slice_bins, grid, frames_BNCHW, bins, product_BNHW, pixels, frames, BLOCK=PIXELS)
-        return product_BNHW
 
 
 @lru_cache(maxsize=64)

@@ -67,20 +67,25 @@ def grid_product(
     """
     floats = len(tables.core_DD) ** 3 * 2 * tables.modes_PK.shape[1]
     at_once = max(1, GRID_BYTES // (4 * floats))
-    forms, products = [], []
+    form_B2 = torch.empty(len(fg_BHW), 2, dtype=torch.float64, device=fg_BHW.device)
+    product_BHW = torch.empty_like(fg_BHW, memory_format=torch.contiguous_format) if need else None
     for start in range(0, len(fg_BHW), at_once):
         some = slice(start, start + at_once)
         weights = None if weights_BHW is None else weights_BHW[some]
-        form_B2, product_BHW = _some(fg_BHW[some].contiguous(), frames_BCHW[some].contiguous(), weights, tables, need)
-        forms.append(form_B2)
-        products.append(product_BHW)
-    form_B, total_B = torch.cat(forms).unbind(1)
-    return form_B, total_B, torch.cat(products) if need else None
+        product = None if product_BHW is None else product_BHW[some]
+        fg, frames = fg_BHW[some].contiguous(), frames_BCHW[some].contiguous()
+        form_B2[some] = _write_some(fg, frames, weights, tables, product)
+    return form_B2[:, 0], form_B2[:, 1], product_BHW
 
 
-def _some(
-    fg_BHW: Tensor, frames_BCHW: Tensor, weights_BHW: Tensor | None, tables: GridTables, need: bool
-) -> tuple[Tensor, Tensor]:
+def _write_some(
+    fg_BHW: Tensor,
+    frames_BCHW: Tensor,
+    weights_BHW: Tensor | None,
+    tables: GridTables,
+    product_BHW: Tensor | None,
+) -> Tensor:
+    """Both forms, ``[B, 2]``; the product goes where it is wanted."""
     device, count, pixels = fg_BHW.device, len(fg_BHW), fg_BHW[0].numel()
     nodes, modes = len(tables.core_DD), tables.modes_PK.shape[1]
     weights, row, step = fg_BHW, 0, 0  # not read without weights
@@ -105,9 +110,8 @@ def _some(
     sums = triton.cdiv(nodes**3, NODES_AT_ONCE)
     partial = torch.empty(count, sums, 2, dtype=torch.float64, device=device)
     launch(jit.forms, (sums, count), grid, coupled, partial, nodes**3, MODES=modes, BLOCK=NODES_AT_ONCE)
-    product_BHW = torch.empty_like(fg_BHW)
-    if need:
+    if product_BHW is not None:
         blocks = (triton.cdiv(pixels, SLICE_PIXELS), count)
         launch(jit.slice_grid, blocks, frames_BCHW, *axes, coupled, product_BHW, pixels,
                NODES=nodes, MODES=modes, BLOCK=SLICE_PIXELS)  # fmt: skip
-    return partial.sum(1), product_BHW
+    return partial.sum(1)
