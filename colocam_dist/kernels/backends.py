@@ -46,10 +46,11 @@ def choose(
     if implementation == "triton" and obstacle:
         raise ValueError(f"{name}: backend {backend} cannot run: {obstacle}")
     reason = automatic[1]
+    say = backend.endswith("auto")
     if not implementation:
         # The interpreter is for tests, which ask for it by name.
         implementation = "triton" if obstacle is None and fg.device.type == "cuda" else "torch"
         if obstacle and fg.device.type == "cuda":
-            reason = f"{reason}; no Triton: {obstacle}"
+            say, reason = True, f"{reason}; no Triton: {obstacle}"
     resolved = f"{implementation}:{form}"
-    return announce(name, resolved, reason) if backend.endswith("auto") or "no Triton" in reason else resolved
+    return announce(name, resolved, reason) if say else resolved

@@ -50,7 +50,7 @@ def color_affinity(
         frames: uint8 RGB ``[n, 3, H, W]`` or ``[B, n, 3, H, W]``; not to be changed before the backward pass.
         sigma_rgb: width of the kernel in steps of 0..255.
         backend: "histogram" (sums in integers: the same bits for any order of the pixels), "histogram_fp32",
-            "mixed" (the blue axis on a spline grid: a twelfth of the memory on a GPU), "exact" (O(P²), the oracle), or
+            "mixed" (the blue axis on a spline grid: a sixth of the histogram on a GPU), "exact" (O(P²), the oracle), or
             "auto". Each runs as Triton kernels on a CUDA device and in torch elsewhere; "torch:..." and "triton:..."
             force one of the two.
         mask: bool or float ``[n]``, ``[B, n]`` (frames) or like `fg` (pixels). Frames and pixels with False or 0 do not

@@ -18,7 +18,7 @@ from colocam_dist.kernels.backends import choose
 from colocam_dist.kernels.color_torch import TorchColorForm
 from colocam_dist.kernels.exact import ExactAffinity
 from colocam_dist.kernels.gaussian import color_rank, padded_rank
-from colocam_dist.kernels.inputs import Inputs, announce
+from colocam_dist.kernels.inputs import Inputs, announce, map_and_ones
 from colocam_dist.kernels.packed import packing_for
 
 __all__ = ["COLOR_BACKENDS", "Call", "ColorForm", "color_form", "color_operator", "groups", "resolve_color"]
@@ -126,12 +126,11 @@ def color_form(backend: str, sigma: float) -> ColorForm:
 
 def _exact(fg_BNHW: Tensor, frames_BNCHW: Tensor, weights_BNHW: Tensor | None, call: Call) -> tuple[Tensor, ...]:
     """t'Wt, 1'W1 ``[B]`` in float64 and W t ``[B, N, H, W]``."""
-    ones_BNHW = torch.ones_like(fg_BNHW) if weights_BNHW is None else weights_BNHW.to(fg_BNHW.dtype)
-    t_BNHW = torch.where(ones_BNHW > 0.0, 1.0 - 2.0 * fg_BNHW, 0.0) * ones_BNHW
+    t_BNHW, ones_BNHW = map_and_ones(fg_BNHW, weights_BNHW)
     if call.backend.startswith("triton"):
         from colocam_dist.kernels.triton_exact import exact_product  # needs triton
 
-        product_BNHW, ones_product_BNHW = exact_product(fg_BNHW, frames_BNCHW, weights_BNHW, call.sigma, None)
+        product_BNHW, ones_product_BNHW = exact_product(frames_BNCHW, t_BNHW, ones_BNHW, call.sigma, None)
         forms = [
             (product.double() * with_.double()).sum((1, 2, 3))
             for product, with_ in ((product_BNHW, t_BNHW), (ones_product_BNHW, ones_BNHW))
@@ -181,8 +180,7 @@ def _(
     core_1: Tensor | None,
     sigma: float,
     backend: str,
-    group: str,
-    averaged: bool,
+    *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     windows = len(fg_BNHW)
     rank = (padded_rank if backend.startswith("triton") else color_rank)(sigma, fg_BNHW.dtype)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from colocam_dist.kernels.gaussian import LEVELS, blue_grid, color_tolerance, gaussian_factor
-from colocam_dist.kernels.inputs import in_range
+from colocam_dist.kernels.inputs import in_range, map_and_ones
 from colocam_dist.kernels.packed import Packing, packing_for
 
 __all__ = ["TorchColorForm"]
@@ -126,7 +126,9 @@ class TorchColorForm:
         for part, row_Q, blue_Q in pixels.parts():
             first_Q = row_Q * nodes + grid.base_L[blue_Q]
             taps_QT = grid.taps_LT[blue_Q]
-            for channel, values_Q in enumerate(_t_and_ones(fg_P[part], weights_P, part)):
+            for channel, values_Q in enumerate(
+                map_and_ones(fg_P[part], None if weights_P is None else weights_P[part])
+            ):
                 for tap, tap_Q in enumerate(taps_QT.T):
                     bins[channel].index_add_(0, first_Q + tap, (tap_Q * values_Q).double())
         return [channel.to(fg_P.dtype).view(-1, nodes) @ grid.factor_DK for channel in bins]
@@ -160,14 +162,6 @@ class _Window:
                 start += len(red_Q)
 
 
-def _t_and_ones(fg_Q: Tensor, weights_P: Tensor | None, part: slice) -> tuple[Tensor, Tensor]:
-    if weights_P is None:
-        return 1.0 - 2.0 * fg_Q, torch.ones_like(fg_Q)
-    weights_Q = weights_P[part].to(fg_Q.dtype)
-    # `where`, not only a product: a pixel that does not count may hold anything, also what is not a number.
-    return torch.where(weights_Q > 0.0, 1.0 - 2.0 * fg_Q, 0.0) * weights_Q, weights_Q
-
-
 def _packed_histogram(
     pixels: _Window, fg_P: Tensor, weights_P: Tensor | None, packing: Packing
 ) -> tuple[Tensor, Tensor]:
@@ -196,7 +190,7 @@ def _float_histogram(pixels: _Window, fg_P: Tensor, weights_P: Tensor | None) ->
     bins = torch.zeros(2, len(pixels.pair_M) * LEVELS, dtype=torch.float64, device=fg_P.device)
     for part, row_Q, blue_Q in pixels.parts():
         bin_Q = row_Q * LEVELS + blue_Q
-        for channel, values_Q in enumerate(_t_and_ones(fg_P[part], weights_P, part)):
+        for channel, values_Q in enumerate(map_and_ones(fg_P[part], None if weights_P is None else weights_P[part])):
             bins[channel].index_add_(0, bin_Q, values_Q.double())
     color_U = bins[1].nonzero()[:, 0]
     return color_U, bins[:, color_U]

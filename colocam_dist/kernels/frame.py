@@ -21,7 +21,8 @@ from torch import Tensor
 from colocam_dist.kernels.backends import choose
 from colocam_dist.kernels.exact import ExactAffinity
 from colocam_dist.kernels.frame_torch import GridAffinity
-from colocam_dist.kernels.inputs import check, check_widths
+from colocam_dist.kernels.gaussian import color_grid_nodes
+from colocam_dist.kernels.inputs import check, check_widths, map_and_ones
 
 __all__ = ["FRAME_BACKENDS", "frame_affinity"]
 
@@ -49,7 +50,7 @@ def frame_affinity(
     1e-3 to 2.5e-3 in the gradient (L2), 3e-4 in the value, on real frames of 112 and 224 pixels, also with noise of 8
     and 25 steps. A map that is noise itself, whose gradient nearly cancels, has 4e-3.
 
-    Cost per frame of P pixels and K modes: O(P K) plus a constant, with 6 modes at 112 px and 13 at 224 px;
+    Cost per frame of P pixels and K modes: O(P K) plus a constant, with 6 modes at 112 px and 15 at 224 px;
     "exact" O(P²). Memory of the grid form at sigma_rgb 15: 0.2 MiB per mode and frame (Triton, at most 256 MiB at
     once), on a CPU one frame at a time and 0.5 KiB per pixel.
 
@@ -83,7 +84,7 @@ def frame_affinity(
     def limit(form: str) -> str | None:
         if form == "exact":
             return None if max(height, width) <= 1024 else f"frames of {height} x {width}; the kernel holds 1024 x 1024"
-        nodes = int(255 / max(1.0, sigma_rgb / 1.5)) + 4
+        nodes = color_grid_nodes(sigma_rgb)
         return None if nodes <= TRITON_NODES else f"sigma_rgb {sigma_rgb} needs {nodes} nodes, of {TRITON_NODES}"
 
     small = height * width <= SMALL and fg.device.type == "cpu"
@@ -106,8 +107,7 @@ def _products(
     need: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """t'Wt and 1'W1 ``[B]``, W t ``[B, H, W]``."""
-    ones_BHW = torch.ones_like(fg_BHW) if weights_BHW is None else weights_BHW.to(fg_BHW.dtype)
-    t_BHW = torch.where(ones_BHW > 0.0, 1.0 - 2.0 * fg_BHW, 0.0) * ones_BHW
+    t_BHW, ones_BHW = map_and_ones(fg_BHW, weights_BHW)
     if backend == "triton:grid":
         from colocam_dist.kernels.triton_frame import grid_product, grid_tables  # needs triton
 
@@ -116,8 +116,7 @@ def _products(
     if backend == "triton:exact":
         from colocam_dist.kernels.triton_exact import exact_product  # needs triton
 
-        weights_B1HW = None if weights_BHW is None else ones_BHW[:, None]
-        products = exact_product(fg_BHW[:, None], frames_BCHW[:, None], weights_B1HW, *sigmas)
+        products = exact_product(frames_BCHW[:, None], t_BHW[:, None], ones_BHW[:, None], *sigmas)
         form_B, total_B = (
             (product[:, 0].double() * with_.double()).sum((1, 2))
             for product, with_ in zip(products, (t_BHW, ones_BHW), strict=True)
@@ -155,17 +154,8 @@ def frame_operator(
 
 
 @frame_operator.register_fake
-def _(
-    fg_BHW: Tensor,
-    frames_BCHW: Tensor,
-    weights_BHW: Tensor | None,
-    sigma_rgb: float,
-    sigma_xy: float,
-    tolerance: float,
-    backend: str,
-    need: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    frames = len(fg_BHW)
+def _(fg_BHW: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    frames, need = len(fg_BHW), others[-1]
     gradient_BHW = fg_BHW.new_empty(fg_BHW.shape if need else (0,))
     return fg_BHW.new_empty(frames), fg_BHW.new_empty(frames), gradient_BHW
 

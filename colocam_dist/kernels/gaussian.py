@@ -19,9 +19,11 @@ __all__ = [
     "BlueGrid",
     "blue_grid",
     "color_grid",
+    "color_grid_nodes",
     "color_rank",
     "color_tolerance",
     "gaussian_factor",
+    "padded_rank",
     "spatial_modes",
 ]
 
@@ -88,9 +90,18 @@ def color_grid(sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[
     Row i of B holds the three taps of level i at its first node and the two after it. The diagonal is exact, so that
     frames of one color are. Largest error of an entry at sigma 15: 3.3e-3.
     """
-    grid = _fitted_grid(sigma, max(1.0, sigma / NODES_PER_SIGMA), 3)
+    grid = _fitted_grid(sigma, _color_step(sigma), 3)
     taps_LT, core_DD = (torch.from_numpy(part).to(device, dtype) for part in (grid.taps_LT, grid.core_DD))
     return torch.from_numpy(grid.base_L).int().to(device), taps_LT, core_DD
+
+
+def color_grid_nodes(sigma: float) -> int:
+    """Nodes per axis of :func:`color_grid`."""
+    return int((LEVELS - 1) / _color_step(sigma) + 0.5) + 3
+
+
+def _color_step(sigma: float) -> float:
+    return max(1.0, sigma / NODES_PER_SIGMA)
 
 
 class BlueGrid(NamedTuple):

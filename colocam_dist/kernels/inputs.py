@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Inputs", "announce", "check", "check_widths", "in_range"]
+__all__ = ["Inputs", "announce", "check", "check_widths", "in_range", "map_and_ones"]
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,15 @@ def _weights(name: str, fg: Tensor, mask: Tensor | None) -> Tensor | None:
     if mask.shape != fg.shape:
         mask = mask[..., None, None].expand(fg.shape)
     return mask.detach()
+
+
+def map_and_ones(fg: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """w t with t = 1 - 2 S, and w, in the type of `fg`; weights of the same shape, None: ones."""
+    if weights is None:
+        return 1.0 - 2.0 * fg, torch.ones_like(fg)
+    ones = weights.to(fg.dtype)
+    # `where`, not only a product: a pixel that does not count may hold anything, also what is not a number.
+    return torch.where(ones > 0.0, 1.0 - 2.0 * fg, 0.0) * ones, ones
 
 
 def in_range(fg: Tensor, weights: Tensor | None) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from colocam_dist.kernels.jit_pixels import colors
+
 BOTH = 0  # channels of a table: t, then ones
 MAP = 1  # t alone
 ONES = 2  # ones alone
@@ -23,10 +25,7 @@ _ONES = tl.constexpr(ONES)
 
 @triton.jit
 def _codes(frames, image, pixel, inside, pixels):
-    start = frames + image * 3 * pixels + pixel
-    red = tl.load(start, mask=inside, other=0).to(tl.int32)
-    green = tl.load(start + pixels, mask=inside, other=0).to(tl.int32)
-    blue = tl.load(start + 2 * pixels, mask=inside, other=0).to(tl.int32)
+    red, green, blue = colors(frames, image, pixel, inside, pixels)
     return (red << 16) | (green << 8) | blue
 
 

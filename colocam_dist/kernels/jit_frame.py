@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from colocam_dist.kernels.jit_pixels import colors
+
 
 @triton.jit
 def _corner(base, red, green, blue, NODES: tl.constexpr):
@@ -28,10 +30,7 @@ def splat(
     frame = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    start = frames + frame * 3 * pixels + pixel
-    red = tl.load(start, mask=inside, other=0).to(tl.int32)
-    green = tl.load(start + pixels, mask=inside, other=0).to(tl.int32)
-    blue = tl.load(start + 2 * pixels, mask=inside, other=0).to(tl.int32)
+    red, green, blue = colors(frames, frame, pixel, inside, pixels)
     fg_P = tl.load(fg + frame * pixels + pixel, mask=inside, other=0.0)
     weight_P = inside.to(tl.float32)
     if WEIGHTED:
@@ -102,10 +101,7 @@ def slice_grid(
     frame = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < pixels
-    start = frames + frame * 3 * pixels + pixel
-    red = tl.load(start, mask=inside, other=0).to(tl.int32)
-    green = tl.load(start + pixels, mask=inside, other=0).to(tl.int32)
-    blue = tl.load(start + 2 * pixels, mask=inside, other=0).to(tl.int32)
+    red, green, blue = colors(frames, frame, pixel, inside, pixels)
     mode = tl.arange(0, MODES)
     corner = frame * NODES * NODES * NODES + _corner(base, red, green, blue, NODES)
     total = tl.zeros([BLOCK, MODES], dtype=tl.float32)

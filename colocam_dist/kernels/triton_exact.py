@@ -23,14 +23,14 @@ ROWS, COLUMNS = 128, 64  # of the tile of pairs that a program holds
 
 
 def exact_product(
-    fg_BNHW: Tensor, frames_BNCHW: Tensor, weights_BNHW: Tensor | None, sigma_rgb: float, sigma_xy: float | None
+    frames_BNCHW: Tensor, t_BNHW: Tensor, ones_BNHW: Tensor, sigma_rgb: float, sigma_xy: float | None
 ) -> tuple[Tensor, Tensor]:
-    """W (w t) and W w, both float32 ``[B, N, H, W]``, with t = 1 - 2 S, for each window.
+    """W times two maps, both float32 ``[B, N, H, W]``, for each window.
 
     Args:
-        fg_BNHW: S, float32; may hold anything where the weight is 0.
         frames_BNCHW: uint8 ``[B, N, 3, H, W]``.
-        weights_BNHW: w >= 0, bool or float; None: ones.
+        t_BNHW: the first map, float32: weights times 1 - 2 S.
+        ones_BNHW: the second, float32: weights.
         sigma_rgb: width of the color kernel.
         sigma_xy: width of the spatial kernel, None: color alone. With it only pixels at the same place of their frame
             are at distance 0, so that N should be 1.
@@ -38,27 +38,25 @@ def exact_product(
     Raises:
         ValueError: a side above :data:`MAX_SIDE` with `sigma_xy`.
     """
-    windows, _, height, width = fg_BNHW.shape
+    windows, _, height, width = t_BNHW.shape
     if sigma_xy is not None and max(height, width) > MAX_SIDE:
         raise ValueError(
             f"exact: wanted frames of at most {MAX_SIDE} x {MAX_SIDE}, got {height} x {width}; take torch:exact"
         )
-    ones_BP = torch.ones_like(fg_BNHW) if weights_BNHW is None else weights_BNHW.to(fg_BNHW.dtype)
-    t_BP = torch.where(ones_BP > 0.0, 1.0 - 2.0 * fg_BNHW, 0.0) * ones_BP
     left_BPD, right_BPD = _features(frames_BNCHW.transpose(1, 2).reshape(windows, 3, -1).int())
     left_PD, right_PD = left_BPD, right_BPD  # not read without positions
     if sigma_xy is not None:
-        axes = [torch.arange(side, device=fg_BNHW.device, dtype=torch.int32) for side in (height, width)]
-        places_2P = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1).repeat(1, fg_BNHW.shape[1])
+        axes = [torch.arange(side, device=t_BNHW.device, dtype=torch.int32) for side in (height, width)]
+        places_2P = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1).repeat(1, t_BNHW.shape[1])
         left_PD, right_PD = (features[0] for features in _features(places_2P[None]))
-    pixels = fg_BNHW[0].numel()
+    pixels = t_BNHW[0].numel()
     sums = (
-        torch.empty_like(t_BP, memory_format=torch.contiguous_format),
-        torch.empty_like(t_BP, memory_format=torch.contiguous_format),
+        torch.empty_like(t_BNHW, memory_format=torch.contiguous_format),
+        torch.empty_like(t_BNHW, memory_format=torch.contiguous_format),
     )
     launch(
         jit.all_pairs, (triton.cdiv(pixels, ROWS), windows),
-        left_BPD, right_BPD, left_PD, right_PD, t_BP.contiguous(), ones_BP.contiguous(), *sums, pixels,
+        left_BPD, right_BPD, left_PD, right_PD, t_BNHW.contiguous(), ones_BNHW.contiguous(), *sums, pixels,
         _exponent(sigma_rgb), _exponent(sigma_xy or 1.0), PLACED=sigma_xy is not None, ROWS=ROWS, COLUMNS=COLUMNS,
     )  # fmt: skip
     return sums

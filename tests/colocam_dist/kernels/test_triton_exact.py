@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from colocam_dist.kernels import color_affinity, frame_affinity
+from colocam_dist.kernels.inputs import map_and_ones
 
 triton_exact = pytest.importorskip("colocam_dist.kernels.triton_exact")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,7 +36,8 @@ def test_products_of_two_windows(sigma_xy: float | None, natural: Tensor, soft: 
     weights[0, 1, :4] = 0
     fg[0, 1, :4] = float("nan")
     for given in (weights, weights > 0):
-        ours = triton_exact.exact_product(fg.to(DEVICE), frames.to(DEVICE), given.to(DEVICE), 15.0, sigma_xy)
+        maps = map_and_ones(fg.to(DEVICE), given.to(DEVICE))
+        ours = triton_exact.exact_product(frames.to(DEVICE), *maps, 15.0, sigma_xy)
         for window in range(2):
             for one, other in zip(ours, truth(fg[window], frames[window], given[window], sigma_xy), strict=True):
                 assert float((one[window].cpu().double().flatten() - other).norm() / other.norm()) < 1e-6
@@ -57,6 +59,6 @@ def test_frames_that_float16_does_not_hold_are_refused() -> None:
     fg = torch.zeros(1, 1, 1, 1025, device=DEVICE)
     frames = torch.zeros(1, 1, 3, 1, 1025, dtype=torch.uint8, device=DEVICE)
     with pytest.raises(ValueError, match="at most 1024 x 1024, got 1 x 1025"):
-        triton_exact.exact_product(fg, frames, None, 15.0, 100.0)
+        triton_exact.exact_product(frames, fg, fg, 15.0, 100.0)
     with pytest.raises(ValueError, match="the kernel holds 1024"):
         frame_affinity(fg[0], frames[0], backend="triton:exact")
