@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 
-from colocam_dist.data.index import manifest_name
+from colocam_dist.data.manifest import manifest_name
 from colocam_dist.errors import DataError
 from shards.files import remove_leftovers
 from shards.images import PictureRule

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from colocam_dist.data.index import MANIFEST_VERSION, index_name, manifest_name
+from colocam_dist.data.manifest import MANIFEST_VERSION, index_name, manifest_name, seal_manifest
 from shards.files import replaced
 from shards.writer import Shard, done_name
 
@@ -44,6 +43,8 @@ def write_manifest(
                 "sha256": shard.sha256,
                 "shots": shard.shots,
                 "frames": shard.frames,
+                "index_bytes": shard.index_bytes,
+                "index_sha256": shard.index_sha256,
             }
             for shard in shards
         ],
@@ -51,7 +52,7 @@ def write_manifest(
         "source": {**source, "warnings": [warning for shard in shards for warning in shard.warnings]},
     }
     with replaced(folder / manifest_name(split)) as stream:
-        stream.write(json.dumps(manifest, indent=1).encode())
+        stream.write(seal_manifest(manifest))
 
 
 def shards_on_disk(folder: Path, split: str, suffix: str = ".tar") -> list[str]:

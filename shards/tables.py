@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colocam_dist.data.index import INDEX_DTYPES
+from colocam_dist.data.manifest import INDEX_DTYPES
 from shards.sources.base import Box
 
 __all__ = ["Tables"]
@@ -56,3 +57,9 @@ class Tables:
         arrays = {key: np.array(self._columns[key], kind) for key, kind in INDEX_DTYPES.items()}
         arrays["box_xyxy"] = arrays["box_xyxy"].reshape(-1, 4)
         return arrays
+
+    def npz(self) -> bytes:
+        """The content of an index file; equal tables give equal bytes under one release of NumPy."""
+        stream = BytesIO()
+        np.savez(stream, allow_pickle=False, **self.arrays())
+        return stream.getvalue()

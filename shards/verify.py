@@ -8,10 +8,9 @@ Exit code 0 = all is well; 1 = problems, one line each.
 from __future__ import annotations
 
 import argparse
-import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colocam_dist.console import run_console
-from colocam_dist.data.index import index_name, manifest_name, read_index_tables, read_manifest
+from colocam_dist.data.index_files import read_manifest
+from colocam_dist.data.jpeg import read_jpeg_header
+from colocam_dist.data.manifest import index_limit, index_name, manifest_name, read_arrays
+from colocam_dist.data.storage import LocalFolder
 from colocam_dist.errors import DataError
 from shards.files import sha256_of
-from shards.images import decodes, read_jpeg_header
+from shards.images import decodes
 from shards.manifest import shards_on_disk
+from shards.pieces import read_shard
 from shards.pool import run_jobs
 from shards.sources.base import SPLITS
 from shards.tables import Tables
-from shards.writer import member_header, piece_key
 
 __all__ = ["Problem", "Report", "main", "verify"]
 
 _SHOWN = 5  # differences of one kind
-_HEADER = ("name", "type", "mode", "uid", "gid", "mtime", "uname", "gname")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def verify(folder: Path, *, workers: int = 1) -> Report:
         listed: list[dict[str, Any]] = []
         if split in splits:
             try:
-                listed = read_manifest(folder, split)["shards"]
+                listed = read_manifest(LocalFolder(folder), split)["shards"]
             except DataError as error:
                 problems.append(Problem(manifest_name(split), "", f"{error.what}: {error.got}"))
         known = {entry["name"] for entry in listed}
@@ -130,81 +131,44 @@ def _problems(check: _Check) -> Iterator[tuple[str, str]]:
     if sha256_of(path) != check.entry["sha256"]:
         yield "", "its sha256 is not that of the manifest"
     index = path.with_name(index_name(path.name))
-    if not index.is_file():
+    stored = index.read_bytes() if index.is_file() else None
+    if stored is None:
         yield "", f"its index {index.name} is missing"
+    elif sha256(stored).hexdigest() != check.entry["index_sha256"]:
+        yield "", f"the sha256 of its index {index.name} is not that of the manifest"
     tables = Tables()
     try:
-        with tarfile.open(path, "r:") as tar:
-            yield from _walk(tar, tables)
-    except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        for picture, size in read_shard(path, tables):
+            if what := _picture_problem(picture.content, size):
+                yield picture.name, what
+    except ValueError as error:
         yield "", f"not a tar of pieces, after {tables.n_frames} frames: {error}"
         return
     if (tables.n_shots, tables.n_frames) != (check.entry["shots"], check.entry["frames"]):
         yield "", f"{tables.n_frames} frames in {tables.n_shots} shots, unlike the manifest"
-    if index.is_file():
-        yield from _compare(index, tables)
+    if stored is not None:
+        yield from _compare(check, stored, tables)
 
 
-def _walk(tar: tarfile.TarFile, tables: Tables) -> Iterator[tuple[str, str]]:
-    """Read all pieces into tables.
-
-    Raises:
-        ValueError, KeyError, TypeError: a member is not the one that has to follow.
-    """
-    members = iter(tar)
-    position = 0
-    for member in members:
-        facts = json.loads(_content(tar, member, member.name))
-        key = facts["cls"], facts["video"], facts["shot"]
-        name = piece_key(*key, facts["start"])
-        if member.name != f"{name}.json":
-            raise ValueError(f"member {member.name} describes {name}")
-        if facts["start"] == 0:
-            tables.add_shot(*key)
-            position = 0
-        elif facts["start"] != position:
-            raise ValueError(f"member {member.name} does not continue its shot")
-        for number, (frame, size) in enumerate(zip(facts["frames"], facts["sizes"], strict=True)):
-            member_name = f"{name}.{position:04d}.jpg"
-            picture = next(members, None)
-            if picture is None:
-                raise ValueError(f"it ends before {member_name}")
-            jpeg = _content(tar, picture, member_name)
-            tables.add_frame(frame, picture.offset_data, jpeg, tuple(size), facts["boxes"].get(str(number), []))
-            if what := _picture_problem(jpeg, size):
-                yield member_name, what
-            position += 1
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
-    wanted = member_header(name, member.size)
-    if any(getattr(member, fact) != getattr(wanted, fact) for fact in _HEADER):
-        raise ValueError(f"member {member.name} where {name} has to be, or its header is unusual")
-    stream = tar.extractfile(member)
-    if stream is None:
-        raise ValueError(f"member {member.name} is not a file")
-    return stream.read()
-
-
-def _picture_problem(jpeg: bytes, size: list[int]) -> str:
+def _picture_problem(jpeg: bytes, size: tuple[int, int]) -> str:
     try:
         header = read_jpeg_header(BytesIO(jpeg))
     except ValueError as error:
         return str(error)
-    if [header.width, header.height] != size:
+    if (header.width, header.height) != size:
         return f"{header.width} x {header.height} pixels instead of {size[0]} x {size[1]}"
     if header.orientation != 1:
         return "has an EXIF orientation"
     return "" if decodes(jpeg) else "cannot be decoded"
 
 
-def _compare(index: Path, tables: Tables) -> Iterator[tuple[str, str]]:
+def _compare(check: _Check, index: bytes, tables: Tables) -> Iterator[tuple[str, str]]:
     """Differences of an index file from what the tar holds."""
     found = tables.arrays()
     try:
-        expected = read_index_tables(index)
+        expected = read_arrays(index, index_limit(check.entry))
     except ValueError as error:
-        yield "", f"its index {index.name} is damaged: {error}"
+        yield "", f"its index {index_name(check.entry['name'])} cannot be used: {error}"
         return
     for key, values in expected.items():
         if values.shape != found[key].shape:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
-from colocam_dist.data.index import index_name
+from colocam_dist.data.manifest import index_name
 from shards.files import replaced, sha256_of
 from shards.images import PictureRule
 from shards.sources.base import Frame, Unit, fingerprint_of
@@ -41,6 +40,8 @@ class Shard:
         bytes: size of the tar.
         sha256: of the tar, hex.
         shots: number of shots.
+        index_bytes: size of the index file.
+        index_sha256: of the index file, hex.
         frames: number of frames.
         boxes: number of ground-truth boxes.
         warnings: what the source said while it was read.
@@ -49,6 +50,8 @@ class Shard:
     name: str
     bytes: int
     sha256: str
+    index_bytes: int
+    index_sha256: str
     shots: int
     frames: int
     boxes: int
@@ -114,12 +117,15 @@ def write_shard(job: ShardJob) -> Shard:
             for shot, frames in groupby(unit.frames(job.rule, warnings.append), key=lambda frame: frame.shot):
                 tables.add_shot(unit.cls, unit.video, shot)
                 _write_shot(tar, (unit.cls, unit.video, shot), frames, job.frames_per_piece, tables)
-    with replaced(path.with_name(index_name(job.name))) as stream:
-        np.savez(stream, allow_pickle=False, **tables.arrays())
+    index = path.with_name(index_name(job.name))
+    with replaced(index) as stream:
+        stream.write(tables.npz())
     shard = Shard(
         name=job.name,
         bytes=path.stat().st_size,
         sha256=sha256_of(path),
+        index_bytes=index.stat().st_size,
+        index_sha256=sha256_of(index),
         shots=tables.n_shots,
         frames=tables.n_frames,
         boxes=tables.n_boxes,

@@ -31,7 +31,6 @@ class WindowBatch:
         frame_ids_WN: int64 id of the frame that the pixels (and the CAM) come from.
         shot_ids_W: int64.
         cams_WNhw: float16 archived maps of whole frames, uncropped, or None.
-        read: frames of the mask, read undamaged.
         replaced: damaged frames that were replaced.
         skipped_shots: shots without an undamaged frame in their window, passed over for the next one in plan order.
     """
@@ -43,7 +42,6 @@ class WindowBatch:
     frame_ids_WN: Tensor
     shot_ids_W: Tensor
     cams_WNhw: Tensor | None
-    read: int
     replaced: int
     skipped_shots: int
 
@@ -64,11 +62,13 @@ class FrameBatch:
         images_NCHW: uint8 RGB, resized to the square evaluation size.
         frame_ids_N: int64.
         labels_N: int64 class of the frame's shot.
+        valid_N: bool, False for a damaged frame, whose picture is black (only where damaged frames are let pass).
     """
 
     images_NCHW: Tensor
     frame_ids_N: Tensor
     labels_N: Tensor
+    valid_N: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> FrameBatch:
         """The batch on ``device``; copies overlap with computing only if the batch is in pinned memory."""

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from colocam_dist.data.batch import WindowBatch
 from colocam_dist.data.frames import BadFrame, FrameReader, augment
+from colocam_dist.data.order import Windows
 from colocam_dist.data.plan import Plan
 from colocam_dist.data.rng import generator
-from colocam_dist.data.windows import Scheme, allowed, choose
+from colocam_dist.data.windows import Rules, Scheme, allowed, choose, window_lengths
 from colocam_dist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class WindowSettings:
         crop: side of the random crop, pixels, <= resize.
         flip: mirror half of the frames.
         max_bad: fraction of damaged frames above which reading stops, in [0, 1]; exact rule at the head of the module.
+        rules: "full" or "published" (see :mod:`colocam_dist.data.windows`).
 
     Raises:
         ConfigError: a setting out of range.
@@ -61,6 +63,7 @@ class WindowSettings:
     crop: int
     flip: bool
     max_bad: float = 0.01
+    rules: Rules = "full"
 
     def __post_init__(self) -> None:
         if self.n_frames < 1:
@@ -68,6 +71,8 @@ class WindowSettings:
         if self.sampling not in get_args(Scheme):
             wanted = ", ".join(get_args(Scheme))
             raise ConfigError("unknown way to sample a window", where="sampling", got=self.sampling, wanted=wanted)
+        if self.rules not in get_args(Rules):
+            raise ConfigError("unknown rules for windows", where="rules", got=self.rules, wanted="full or published")
         allowed(1, self.central_fraction)
         if not 1 <= self.crop <= self.resize:
             raise ConfigError("bad size of the crop", where="crop", got=self.crop, wanted=f"1 to resize={self.resize}")
@@ -77,11 +82,15 @@ class WindowSettings:
 
 @dataclass(frozen=True)
 class MicroTask:
-    """What one micro-batch is made of: positions int64 [W] in the order of ``epoch``; ``first`` restarts the counts."""
+    """What one micro-batch is made of: positions int64 [W] in the order of ``epoch``; ``first`` restarts the counts.
+
+    ``soon`` are positions of this rank's next micro-batches, whose shards may be fetched meanwhile.
+    """
 
     epoch: int
     positions: NDArray[np.int64]
     first: bool
+    soon: NDArray[np.int64] | None = None
 
 
 def open_cams(path: Path, n_frames: int) -> NDArray[np.float16]:
@@ -132,7 +141,7 @@ class WindowBuilder:
 
     Args:
         index: the split's shots and frames.
-        plan: order of the shots; its items are places in ``index.shots``.
+        plan: order of the windows.
         settings: windows and transform.
         cams: CAM archive of the split, float16 .npy [F, h, w], or None.
 
@@ -144,10 +153,10 @@ class WindowBuilder:
         self._plan = plan
         self._settings = settings
         self._reader = FrameReader(index)
-        self._shot_ids = np.array([shot.id for shot in index.shots], np.int64)
-        self._first_frame = np.array([shot.first_frame for shot in index.shots], np.int64)
-        self._n_frames = np.array([shot.n_frames for shot in index.shots], np.int64)
-        self._labels = np.array([shot.label for shot in index.shots], np.int64)
+        self._first_frame = index.shots.first_frame
+        self._n_frames = index.shots.n_frames
+        self._labels = index.shots.label
+        self._shard = index.shots.shard
         self._all_frames = index.n_frames
         self._cams_path = cams
         self._cams: NDArray[np.float16] | None = None
@@ -171,6 +180,8 @@ class WindowBuilder:
         """
         if task.first:
             self._tally = _Tally()
+        if task.soon is not None:
+            self._reader.fetch_soon(np.unique(self._shard[self._plan.windows_at(task.epoch, task.soon).shots]))
         w, n, crop = len(task.positions), self._settings.n_frames, self._settings.crop
         batch = WindowBatch(
             images_WNCHW=torch.empty((w, n, 3, crop, crop), dtype=torch.uint8),
@@ -180,7 +191,6 @@ class WindowBuilder:
             frame_ids_WN=torch.empty((w, n), dtype=torch.int64),
             shot_ids_W=torch.empty(w, dtype=torch.int64),
             cams_WNhw=None,
-            read=0,
             replaced=0,
             skipped_shots=0,
         )
@@ -192,31 +202,45 @@ class WindowBuilder:
             batch.cams_WNhw = torch.from_numpy(self._cams[batch.frame_ids_WN.numpy()])
         return batch
 
+    def promised(self, windows: Windows) -> NDArray[np.int64]:
+        """Different frames that each of these windows has, read or not: int64 [W]."""
+        settings = self._settings
+        if settings.rules == "full":
+            return window_lengths(self._n_frames[windows.shots], settings.n_frames, settings.central_fraction)
+        pairs = zip(windows.shots.tolist(), windows.passes.tolist(), strict=True)
+        return np.array([self._draw(shot, number)[1].sum() for shot, number in pairs], np.int64)
+
+    def _draw(self, shot: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Frames and mask of the window that ``shot`` has in pass ``number`` of its pool."""
+        settings = self._settings
+        return choose(
+            int(self._n_frames[shot]),
+            settings.n_frames,
+            settings.sampling,
+            generator(self._plan.order.seed, number, shot, "window"),
+            central_fraction=settings.central_fraction,
+            rules=settings.rules,
+        )
+
     def _fill(self, batch: WindowBatch, place: int, epoch: int, position: int) -> None:
-        for step in range(self._plan.n_items):
-            item = int(self._plan.items_at(epoch, np.array([position + step]))[0])
-            if self._fill_from(batch, place, epoch, item):
+        for step in range(self._plan.n_windows):
+            shots, passes = self._plan.windows_at(epoch, np.array([position + step]))
+            if self._fill_from(batch, place, int(shots[0]), int(passes[0])):
                 return
             batch.skipped_shots += 1
         raise DataError("no shot of the split can be read", got="every frame that was tried is damaged")
 
-    def _fill_from(self, batch: WindowBatch, place: int, epoch: int, item: int) -> bool:
-        """Put the window of shot ``item`` in its place; False if none of its frames can be read."""
-        settings, seed, shot = self._settings, self._plan.seed, int(self._shot_ids[item])
-        positions, mask = choose(
-            int(self._n_frames[item]),
-            settings.n_frames,
-            settings.sampling,
-            generator(seed, epoch, shot, "window"),
-            central_fraction=settings.central_fraction,
-        )
-        images = self._read(positions[mask] + self._first_frame[item])
+    def _fill_from(self, batch: WindowBatch, place: int, shot: int, number: int) -> bool:
+        """Put the window that ``shot`` has in pass ``number`` in its place; False if none of its frames can be read."""
+        settings, seed = self._settings, self._plan.order.seed
+        positions, mask = self._draw(shot, number)
+        images = self._read(positions[mask] + self._first_frame[shot])
         good = np.array(sorted(images), np.int64)
         if not len(good):
             return False
-        rng = generator(seed, epoch, shot, "crop")
+        rng = generator(seed, number, shot, "crop")
         pixels, crops = batch.images_WNCHW[place].numpy(), batch.crops_WN3[place].numpy()
-        for k, wanted in enumerate((positions + self._first_frame[item]).tolist()):
+        for k, wanted in enumerate((positions + self._first_frame[shot]).tolist()):
             frame = int(good[np.argmin(np.abs(good - wanted))])
             # Each frame has its own crop and mirroring (public code).
             _, crop = augment(
@@ -225,9 +249,8 @@ class WindowBuilder:
             crops[k] = crop.top, crop.left, crop.flip
             batch.frame_ids_WN[place, k] = frame
             batch.mask_WN[place, k] = bool(mask[k]) and frame == wanted
-        batch.labels_W[place] = int(self._labels[item])
+        batch.labels_W[place] = int(self._labels[shot])
         batch.shot_ids_W[place] = shot
-        batch.read += len(good)
         batch.replaced += int(mask.sum()) - len(good)
         return True
 

@@ -6,16 +6,22 @@ Pixels are uint8 RGB all the way: a quarter of the traffic of float32, and the C
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from colocam_dist.data.jpeg import read_jpeg_header
+from colocam_dist.data.storage import RemoteFolder
 from colocam_dist.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,7 +32,9 @@ __all__ = ["BadFrame", "Crop", "FrameReader", "augment", "eval_frame", "resize"]
 # One frame is too little work to share among threads, and threads of OpenCV do not survive a fork.
 cv2.setNumThreads(0)
 
+_log = logging.getLogger(__name__)
 _MAX_OPEN_SHARDS = 64
+_FETCHERS = 2  # shards that a process fetches ahead at a time
 # The orientation tag is ignored because boxes are in pixels of the frame as it is stored. The "grayscale" in the names
 # of the reduced flags only holds without a color flag; OpenCV refuses its BGR flag, which the "color" names contain,
 # beside RGB.
@@ -45,29 +53,32 @@ class BadFrame(DataError):
 class FrameReader:
     """Reads single frames out of the shards by offset.
 
-    Holds at most 64 shards open. May be pickled, and survives a fork: reads name their offset, so processes that share
-    a descriptor do not disturb each other. It copies from the index only the columns that reading needs (about 45 bytes
-    a frame), so that sending it to a worker process is cheap.
+    Holds at most 64 shards open; remote ones come through the cache. May be pickled, and survives a fork: reads name
+    their offset, so processes that share a descriptor do not disturb each other. It copies from the index only the
+    columns that reading needs (about 45 bytes a frame), so that sending it to a worker process is cheap.
 
     Args:
         index: the split's index.
     """
 
     def __init__(self, index: ShotIndex) -> None:
-        self._paths = tuple(str(path.resolve()) for path in index.shard_paths)
-        self._shot_keys = tuple(shot.key for shot in index.shots)
+        self._shards = index.shards
+        self._shot_keys = index.shots.key
         self._shard = index.frame_shard
         self._offset = index.frame_offset
         self._size = index.frame_size
         self._crc32 = index.frame_crc32
         self._shot = index.frame_shot
-        self._short_side = np.minimum(index.frame_width, index.frame_height)
+        self._width = index.frame_width
+        self._height = index.frame_height
         # Bytes take a quarter of the room of NumPy's four-byte characters.
         self._name = np.char.encode(index.frame_name, "utf-8")
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._fetcher: ThreadPoolExecutor | None = None
+        self._fetching: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_fetcher": None, "_fetching": set()}
 
     def read(self, frame: int, *, short_side: int = 0) -> NDArray[np.uint8]:
         """Pixels of one frame.
@@ -85,12 +96,14 @@ class FrameReader:
 
         Raises:
             BadFrame: naming shard, shot and frame.
+            DataError: a remote shard cannot be fetched.
         """
         data = self._bytes(frame)
+        self._check_size(frame, data)
         flags = _DECODE
         if short_side > 0:
             for factor, reduced in _REDUCED:
-                if self._short_side[frame] / factor >= 0.9 * short_side:
+                if min(self._width[frame], self._height[frame]) / factor >= 0.9 * short_side:
                     flags = reduced
                     break
         try:
@@ -101,14 +114,39 @@ class FrameReader:
             raise self._bad(frame, "its bytes match the index but are not a picture that OpenCV can decode")
         return image
 
+    def fetch_soon(self, shards: Iterable[int]) -> None:
+        """Begin to fetch shards that are remote and will be read soon, in the background.
+
+        A failure is left to the read that needs the shard, which tries again and reports it.
+        """
+        wanted = [shard for shard in shards if isinstance(self._shards[shard].storage, RemoteFolder)]
+        for shard in wanted:
+            if shard not in self._open and shard not in self._fetching:
+                if self._fetcher is None:
+                    self._fetcher = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
+                self._fetching.add(shard)
+                self._fetcher.submit(self._fetch, shard)
+
+    def _fetch(self, shard: int) -> None:
+        try:
+            self._shards[shard].storage.fetch(self._shards[shard])
+        except (OSError, DataError) as error:
+            _log.debug("a shard could not be fetched ahead: %s", error)
+        finally:
+            self._fetching.discard(shard)
+
     def close(self) -> None:
-        """Close the shards that this process has open; the reader stays usable."""
+        """Close the shards that this process has open and stop fetching; the reader stays usable."""
+        if self._fetcher is not None:
+            self._fetcher.shutdown(wait=True, cancel_futures=True)
+            self._fetcher = None
+            self._fetching.clear()
         while self._open:
             os.close(self._open.popitem()[1])
 
     def __del__(self) -> None:
         # __init__ may have failed before the first file was opened.
-        if getattr(self, "_open", None):
+        if getattr(self, "_open", None) or getattr(self, "_fetcher", None):
             self.close()
 
     def _bytes(self, frame: int) -> bytes:
@@ -123,22 +161,36 @@ class FrameReader:
             raise self._bad(frame, "its bytes have changed: crc32 is not that of the index")
         return data
 
+    def _check_size(self, frame: int, data: bytes) -> None:
+        """Refuse a picture that is larger than the index says before a decoder allocates memory for it."""
+        try:
+            header = read_jpeg_header(BytesIO(data))
+        except ValueError as error:
+            raise self._bad(frame, f"it is {error}") from error
+        # The header gives the upright size, frames are taken as they are stored.
+        size = (header.height, header.width) if header.orientation > 4 else (header.width, header.height)
+        if size != (self._width[frame], self._height[frame]):
+            raise self._bad(frame, f"it has {size[0]} x {size[1]} pixels, unlike its index")
+
     def _descriptor(self, shard: int) -> int:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
-        descriptor = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._shards[shard].open()
+        # A shard that the cache has evicted takes its room on the disk until nobody has it open.
+        for other in [other for other, opened in self._open.items() if not os.fstat(opened).st_nlink]:
+            os.close(self._open.pop(other))
         self._open[shard] = descriptor
         if len(self._open) > _MAX_OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1])
         return descriptor
 
     def _bad(self, frame: int, why: str) -> BadFrame:
-        shot = self._shot_keys[int(self._shot[frame])]
+        shot = self._shot_keys[int(self._shot[frame])].decode("utf-8")
         name = self._name[frame].decode("utf-8")
         return BadFrame(
             f"a frame is damaged: {why}",
-            where=f"shard {self._paths[int(self._shard[frame])]}, shot {shot}, frame {name}",
+            where=f"shard {self._shards[int(self._shard[frame])]}, shot {shot}, frame {name}",
             fix="verify the shards, and write the damaged ones again from their source",
         )
 

@@ -1,56 +1,42 @@
-"""The training and evaluation streams: what a rank iterates over.
+"""The training stream: the windows that a rank iterates over.
 
-The training stream is deterministic and elastic: which windows make the global batch of a step, and their pixels,
-depend on (data, seed, epoch, step, settings) only, not on the number of ranks, workers or interruptions.
+It is deterministic and elastic: which windows make the global batch of a step, and their pixels, depend on (data, seed,
+epoch, step, settings) only, not on the number of ranks, workers or interruptions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from colocam_dist.data.batch import FrameBatch, WindowBatch
+from colocam_dist.data.batch import WindowBatch
 from colocam_dist.data.build import MicroTask, WindowBuilder, WindowSettings
-from colocam_dist.data.frames import FrameReader, eval_frame
-from colocam_dist.data.plan import Plan
-from colocam_dist.data.receipt import Receipt
+from colocam_dist.data.plan import Place, Plan
+from colocam_dist.data.receipt import EpochReceipt, ReceiptBook
+from colocam_dist.data.storage import RemoteFolder
 from colocam_dist.data.workers import Tasks, WorkerLoader
 from colocam_dist.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from colocam_dist.data.index import ShotIndex
 
-__all__ = ["FrameBatch", "FrameStream", "WindowBatch", "WindowSettings", "WindowStream"]
+__all__ = ["WindowBatch", "WindowSettings", "WindowStream"]
 
-_STATE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class _Place:
-    """One rank among all, and the micro-batches of a step."""
-
-    rank: int
-    world: int
-    accumulation: int = 1
-
-    def check(self) -> None:
-        if not 0 <= self.rank < self.world:
-            raise ConfigError("no such rank", where="stream", got=self.rank, wanted=f"0 to {self.world - 1}")
+_STATE_VERSION = 2
 
 
 class _WindowTasks(Tasks[MicroTask]):
     """Micro-batches of the rest of an epoch."""
 
-    def __init__(self, plan: Plan, place: _Place) -> None:
+    def __init__(self, plan: Plan, place: Place, ahead: int) -> None:
         self._plan = plan
         self._place = place
+        self._ahead = ahead
         # (epoch, micro-batch) where the pass begins, in shared memory: living workers read it when a pass begins. It
         # must not be the position of the stream, which moves on while slow workers are still about to begin.
         self.begin = get_context("forkserver").Array("q", 2, lock=False)
@@ -59,9 +45,12 @@ class _WindowTasks(Tasks[MicroTask]):
         return self.begin[1], self._plan.steps_per_epoch * self._place.accumulation
 
     def task(self, number: int, first: bool) -> MicroTask:
+        soon = [self._positions(later) for later in range(number + 1, min(number + 1 + self._ahead, self.span()[1]))]
+        return MicroTask(self.begin[0], self._positions(number), first, np.concatenate(soon) if soon else None)
+
+    def _positions(self, number: int) -> NDArray[np.int64]:
         place = self._place
-        positions = self._plan.micro_positions(number, place.rank, place.world, place.accumulation)
-        return MicroTask(self.begin[0], positions, first)
+        return self._plan.micro_positions(number, place.rank, place.world, place.accumulation)
 
 
 class WindowStream:
@@ -73,13 +62,12 @@ class WindowStream:
 
     Args:
         index: the split's shots and frames.
-        plan: order and division of the shots; ``plan.n_items`` is their number.
+        plan: order of the windows and their division; its shots are those of ``index``.
         settings: windows and transform.
-        rank: this rank, in [0, world).
-        world: number of ranks; G must be divisible by world x accumulation.
-        accumulation: micro-batches per optimizer step.
+        place: this rank among all; G must be divisible by world x accumulation.
         workers: processes that read ahead, kept over epochs until ``close()``; 0 reads in this process.
         cams: CAM archive of the split (float16 .npy [F, h, w] by frame id), or None.
+        ahead: micro-batches whose shards are fetched ahead, if they are remote.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -92,23 +80,22 @@ class WindowStream:
         plan: Plan,
         settings: WindowSettings,
         *,
-        rank: int = 0,
-        world: int = 1,
-        accumulation: int = 1,
+        place: Place = Place(),  # noqa: B008 - frozen
         workers: int = 0,
         cams: Path | None = None,
+        ahead: int = 8,
     ) -> None:
-        if plan.n_items != len(index.shots):
-            raise ConfigError("the plan is not one of these shots", got=plan.n_items, wanted=len(index.shots))
-        plan.share(world, accumulation)
-        self._place = _Place(rank, world, accumulation)
-        self._place.check()
+        if max(int(pool.shots.max()) for pool in plan.order.pools) >= len(index.shots):
+            raise ConfigError("the plan is not one of these shots", wanted=f"shots 0 to {len(index.shots) - 1}")
+        plan.share(place.world, place.accumulation)
+        self._place = place
         self._plan = plan
         self._fingerprint = index.fingerprint
         self._builder = WindowBuilder(index, plan, settings, cams)
-        self._tasks = _WindowTasks(plan, self._place)
+        remote = any(isinstance(shard.storage, RemoteFolder) for shard in index.shards)
+        self._tasks = _WindowTasks(plan, self._place, ahead if remote else 0)
         self._loader: WorkerLoader[MicroTask, WindowBatch] = WorkerLoader(self._tasks, self._builder, workers)
-        self._receipt = Receipt(index)
+        self._book = ReceiptBook(index, self._builder.promised)
         self._epoch = self._micro = 0
         self._pass = 0
 
@@ -118,9 +105,14 @@ class WindowStream:
         return self._epoch
 
     @property
-    def receipt(self) -> dict[str, Any]:
-        """What this rank was given since the stream was made (see :meth:`Receipt.as_dict`)."""
-        return self._receipt.as_dict()
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of a whole epoch."""
+        return self._plan.steps_per_epoch
+
+    @property
+    def receipt(self) -> EpochReceipt:
+        """What this rank gave out of the epoch that the last batch belongs to."""
+        return self._book.receipt()
 
     def __len__(self) -> int:
         """Micro-batches left in the current epoch."""
@@ -132,6 +124,8 @@ class WindowStream:
 
     def _rest_of_epoch(self, this_pass: int) -> Iterator[WindowBatch]:
         self._tasks.begin[:] = [self._epoch, self._micro]
+        if not self._micro:
+            self._book.begin(self._epoch)
         batches = iter(self._loader) if len(self) else iter(())
         while True:
             if this_pass != self._pass:
@@ -139,9 +133,11 @@ class WindowStream:
             batch = next(batches, None)
             if batch is None:
                 break
+            place = self._place
+            positions = self._plan.micro_positions(self._micro, place.rank, place.world, place.accumulation)
+            self._book.add(batch, self._plan.windows_at(self._epoch, positions))
             # Before the yield: while the caller works with this batch, a saved state must be the one behind it.
             self._micro += 1
-            self._receipt.add(batch)
             yield batch
         self._epoch, self._micro = self._epoch + 1, 0
 
@@ -159,7 +155,9 @@ class WindowStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken.
 
-        The number of ranks and accumulation steps may differ if the state lies between two optimizer steps.
+        The number of ranks and accumulation steps may differ if the state lies between two optimizer steps. If the
+        state has the entry "receipt" (:meth:`EpochReceipt.as_dict` of all ranks together), the receipt of this epoch
+        counts on from it, on rank 0.
 
         Raises:
             RunError: the state is of another version, seed, global batch, rule for the last batch or data; or it lies
@@ -188,6 +186,8 @@ class WindowStream:
         self._pass += 1
         self._epoch = int(state["epoch"])
         self._micro = step * self._place.accumulation + part
+        before = state.get("receipt") if self._place.rank == 0 and self._micro else None
+        self._book.begin(self._epoch, None if before is None else EpochReceipt.from_dict(before))
 
     def close(self) -> None:
         """End the workers and close files; an iteration in progress ends with an error, a new one starts afresh."""
@@ -197,94 +197,10 @@ class WindowStream:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "seed": self._plan.seed,
+            "seed": self._plan.order.seed,
             "global_batch": self._plan.global_batch,
             "last": self._plan.last,
-            "items": self._plan.n_items,
+            "windows": self._plan.n_windows,
+            "order": self._plan.order.fingerprint,
             "fingerprint": self._fingerprint,
         }
-
-
-class _FrameTasks(Tasks[NDArray[np.int64]]):
-    """Frame ids of one rank in batches."""
-
-    def __init__(self, frames: NDArray[np.int64], batch: int) -> None:
-        self._frames = frames
-        self._batch = batch
-
-    def span(self) -> tuple[int, int]:
-        return 0, -(-len(self._frames) // self._batch)
-
-    def task(self, number: int, first: bool) -> NDArray[np.int64]:
-        return self._frames[number * self._batch : (number + 1) * self._batch]
-
-
-class _FrameBuilder:
-    """Reads the frames of one evaluation batch."""
-
-    def __init__(self, index: ShotIndex, crop: int) -> None:
-        self.reader = FrameReader(index)
-        self._labels = np.array([shot.label for shot in index.shots], np.int64)
-        self._shot = index.frame_shot
-        self._crop = crop
-
-    def __call__(self, frames: NDArray[np.int64]) -> FrameBatch:
-        images_NCHW = torch.empty((len(frames), 3, self._crop, self._crop), dtype=torch.uint8)
-        for place, frame in enumerate(frames.tolist()):
-            eval_frame(self.reader.read(frame, short_side=self._crop), self._crop, out=images_NCHW[place].numpy())
-        labels_N = torch.from_numpy(self._labels[self._shot[frames]])
-        return FrameBatch(images_NCHW, torch.from_numpy(frames), labels_N)
-
-
-class FrameStream:
-    """Given frames of one rank in the given order, whole and resized to a square; every iteration gives all of them.
-
-    Ranks get contiguous parts whose lengths differ by at most one frame, so their numbers of batches may differ.
-    Workers live as long as one iteration.
-
-    Args:
-        index: the split's shots and frames.
-        frames: int64 [F] frame ids within the split.
-        crop: side of the square in pixels, >= 1.
-        batch: frames of a batch, >= 1; the last one may be smaller.
-        rank: this rank, in [0, world).
-        world: number of ranks.
-        workers: processes that read ahead; 0 reads in this process.
-
-    Raises:
-        ConfigError: a number out of range.
-        DataError: while iterating: a damaged frame, for an evaluation must not leave out frames.
-    """
-
-    def __init__(
-        self,
-        index: ShotIndex,
-        frames: NDArray[np.int64],
-        *,
-        crop: int,
-        batch: int,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 0,
-    ) -> None:
-        _Place(rank, world).check()
-        if crop < 1 or batch < 1:
-            raise ConfigError("bad size", where="evaluation", got=f"crop {crop}, batch {batch}", wanted="1 or more")
-        frames = np.asarray(frames, np.int64)
-        if frames.size and not (frames.min() >= 0 and frames.max() < index.n_frames):
-            raise ConfigError("no such frame", where=index.split, got=frames.max(), wanted=f"0 to {index.n_frames - 1}")
-        self._tasks = _FrameTasks(np.array_split(frames, world)[rank], batch)
-        self._builder = _FrameBuilder(index, crop)
-        self._workers = workers
-
-    def __len__(self) -> int:
-        """Batches of this rank."""
-        return self._tasks.span()[1]
-
-    def __iter__(self) -> Iterator[FrameBatch]:
-        loader: WorkerLoader[NDArray[np.int64], FrameBatch] = WorkerLoader(self._tasks, self._builder, self._workers)
-        try:
-            yield from loader
-        finally:
-            loader.close()
-            self._builder.reader.close()

@@ -40,7 +40,7 @@ Task = TypeVar("Task")
 Batch = TypeVar("Batch")
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-_PRELOAD = ["torch.utils.data", "cv2", "webdataset", "colocam_dist.data.stream"]
+_PRELOAD = ["torch.utils.data", "cv2", "webdataset", "colocam_dist.data.stream", "colocam_dist.data.frame_stream"]
 
 
 class Tasks(IterableDataset[Task], Generic[Task]):

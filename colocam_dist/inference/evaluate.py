@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from colocam_dist.config import Config, load
-from colocam_dist.data.index import ShotIndex
-from colocam_dist.data.stream import FrameStream
+from colocam_dist.config.locations import location_name
+from colocam_dist.data.frame_stream import FrameStream
+from colocam_dist.data.opening import open_split
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.evaluation.boxes import box_at
@@ -40,10 +41,14 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
         RunError: the run has no trained classifier.
     """
     classes = run_classes(folder)
-    index = ShotIndex.open(config.data.shards, config.data.split, missing=config.data.missing)
+    index = open_split(config.data, config.data.split)
     own = load(folder.config_path)
     same = (own.data.shards, own.data.split) == (config.data.shards, config.data.split)
-    target = folder.path if same else folder.path / "evaluations" / f"{config.data.shards.name}-{config.data.split}"
+    target = (
+        folder.path
+        if same
+        else folder.path / "evaluations" / f"{location_name(config.data.shards)}-{config.data.split}"
+    )
     thresholds = _validation_thresholds(own, folder, workers, classes)
     scorer = Scorer(index, config, workers, config.evaluation.thresholds, classes=classes)
     methods = []
@@ -101,7 +106,7 @@ def _validation_thresholds(
     wanted = config.evaluation.thresholds
     if all(name in stored and stored[name]["thresholds"] == wanted for name in models):
         return {name: stored[name]["threshold"] for name in models}
-    index = ShotIndex.open(config.data.shards, config.data.validation_split, missing=config.data.missing)
+    index = open_split(config.data, config.data.validation_split)
     scorer = Scorer(index, config, workers, wanted, classes=classes)
     facts = {}
     for name, (model, maps) in models.items():
@@ -139,7 +144,7 @@ def _metrics(methods: list[Method], classes: tuple[str, ...], config: Config) ->
         "methods": by_name,
         "classes": list(classes),
         "split": config.data.split,
-        "shards": str(config.data.shards),
+        "shards": config.data.shards,
         "size": config.data.crop,
         "unit": "percent",
         "caveats": list(config.data.caveats),

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from colocam_dist.cams.layercam import layercam
 from colocam_dist.config import Config
+from colocam_dist.data.frame_stream import FrameStream
 from colocam_dist.data.index import ShotIndex
-from colocam_dist.data.stream import FrameStream
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import DataError
 from colocam_dist.evaluation.boxes import boxes_over_thresholds, threshold_grid
@@ -83,7 +83,7 @@ class Scorer:
         if not len(self.frames):
             raise DataError(
                 f"split {index.split} has no boxes, so nothing can be scored",
-                where=index.root,
+                where=index.location,
                 fix="build it with boxes (boxes.csv), or choose a split that has them",
             )
 
@@ -158,7 +158,7 @@ def _labels_by_name(index: ShotIndex, classes: Sequence[str]) -> NDArray[np.int6
     if strange:
         raise DataError(
             "the data has classes that the run does not know",
-            where=index.root,
+            where=index.location,
             got=", ".join(strange),
             wanted=", ".join(classes),
             fix="evaluate on data of the run's classes",

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from colocam_dist.config import Config, dump
+from colocam_dist.config.locations import location_name
 from colocam_dist.data.frames import FrameReader, eval_frame
 from colocam_dist.evaluation.boxes import box_at
 from colocam_dist.evaluation.corloc import RULES
@@ -50,7 +51,7 @@ def write_summary(path: Path, methods: Sequence[Method], scorer: Scorer, config:
     main = methods[-1].result
     data = ReportData(
         title=config.run.name,
-        subtitle=f"{config.data.shards.name}, split {config.data.split}: {main.frames} labelled frames of "
+        subtitle=f"{location_name(config.data.shards)}, split {config.data.split}: {main.frames} labelled frames of "
         f"{main.videos} videos",
         facts=[
             ("encoder", f"{config.model.encoder}, {config.data.crop} px"),

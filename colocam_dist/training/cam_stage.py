@@ -12,8 +12,9 @@ from tqdm import tqdm
 from colocam_dist.cams.archive import ArchiveWriter, CamArchive, CamIdentity
 from colocam_dist.cams.layercam import layercam
 from colocam_dist.config import Config
+from colocam_dist.config.locations import scheme_of
+from colocam_dist.data.frame_stream import FrameStream
 from colocam_dist.data.index import ShotIndex
-from colocam_dist.data.stream import FrameStream
 from colocam_dist.distributed import Workers
 from colocam_dist.models.localizer import Classifier
 from colocam_dist.runs.weights import weights_sha256
@@ -26,12 +27,13 @@ log = logging.getLogger(__name__)
 def ensure_archive(classifier: Classifier, index: ShotIndex, config: Config, workers: Workers) -> CamArchive:
     """The archive of `index` for these weights, made now if it is not there yet (collective).
 
-    Every frame is resized to data.crop squared and mapped for its shot's class, as in the public code.
+    Every frame is resized to data.crop squared and mapped for its shot's class, as in the public code. A damaged frame
+    has a map of zeros; training, which never reads damaged frames, does not look at it.
 
     Raises:
         DataError: a frame or the archive cannot be read, or the archive's folder cannot be written.
     """
-    root = Path(config.cams.folder) if config.cams.folder is not None else index.root / "cams"
+    root = _root(index, config)
     identity = CamIdentity(config.cams.method, weights_sha256(classifier), config.data.crop, index.fingerprint)
     folder = CamArchive.locate(root, index.split, identity)
     if workers.from_main((folder / "archive.json").is_file()):
@@ -41,6 +43,13 @@ def ensure_archive(classifier: Classifier, index: ShotIndex, config: Config, wor
         if workers.is_main:
             log.info("CAM archive %s: %d frames", folder, index.n_frames)
     return CamArchive.open(folder, CamArchive.key(identity))
+
+
+def _root(index: ShotIndex, config: Config) -> Path:
+    """Where archives lie: beside local shards, so that runs share them; beside the runs if the shards are remote."""
+    if config.cams.folder is not None:
+        return config.cams.folder
+    return config.run.folder / "cams" if scheme_of(index.location) else Path(index.location) / "cams"
 
 
 @torch.no_grad()
@@ -56,13 +65,14 @@ def _write(classifier: Classifier, index: ShotIndex, config: Config, workers: Wo
         rank=workers.rank,
         world=workers.world,
         workers=config.data.workers,
+        damaged="pass",
     )
     writer = ArchiveWriter(folder, (index.n_frames, *probe.shape[-2:]), workers.rank, workers.world)
     for batch in tqdm(stream, desc="cams", unit="batch", disable=None if workers.is_main else True):
         output = classifier(batch.images_NCHW.to(workers.device))
         labels_B = batch.labels_N.to(workers.device)
         maps_Bhw = layercam(output.features[-1].float(), classifier.head.weight, labels_B)
-        writer.write(int(batch.frame_ids_N[0]), maps_Bhw)
+        writer.write(int(batch.frame_ids_N[0]), maps_Bhw * batch.valid_N.to(workers.device)[:, None, None])
     writer.close()
     workers.barrier()
     if workers.is_main:

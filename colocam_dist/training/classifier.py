@@ -7,13 +7,12 @@ from torch.nn import functional
 
 from colocam_dist.config import Config
 from colocam_dist.config.schema import Optimizer
-from colocam_dist.data.plan import Plan
-from colocam_dist.data.stream import WindowBatch, WindowStream
+from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.inference.score import Scorer
 from colocam_dist.models.localizer import Classifier
 from colocam_dist.training.engine import micro_batch
-from colocam_dist.training.inputs import Splits, window_settings
+from colocam_dist.training.inputs import Splits, training_stream
 from colocam_dist.training.schedule import build_sgd
 from colocam_dist.training.trainer import LossModule
 
@@ -54,16 +53,7 @@ class ClassifierStage:
         windows, self.windows = micro_batch(
             settings.global_batch, 1, workers.world, config.engine.accumulation, "classifier.global_batch"
         )
-        self.plan = Plan(len(splits.train.shots), windows, config.run.seed, config.data.last)
-        self.stream = WindowStream(
-            splits.train,
-            self.plan,
-            window_settings(config, n_frames=1),
-            rank=workers.rank,
-            world=workers.world,
-            accumulation=config.engine.accumulation,
-            workers=config.data.workers,
-        )
+        self.stream = training_stream(splits.train, config, workers, n_frames=1, global_batch=windows)
         self.module: LossModule = ClassifierLoss(model)
         fast = [*model.encoder.fast_parameters(), *model.head.parameters()]
         self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from colocam_dist.config import Config
 from colocam_dist.data.index import ShotIndex, check_same_classes
-from colocam_dist.data.stream import WindowSettings
+from colocam_dist.data.mixture import epoch_order
+from colocam_dist.data.opening import open_split, open_training, order_settings
+from colocam_dist.data.plan import Place, Plan
+from colocam_dist.data.stream import WindowSettings, WindowStream
+from colocam_dist.distributed import Workers
 from colocam_dist.losses import (
     ColocalizationSettings,
     FrameCrfSettings,
@@ -15,7 +20,7 @@ from colocam_dist.losses import (
     SizeBarrierSettings,
 )
 
-__all__ = ["Splits", "loss_settings", "window_settings"]
+__all__ = ["Splits", "loss_settings", "training_stream", "window_settings"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,27 @@ class Splits:
             DataError: missing or truncated shards; a validation class without training shots.
         """
         data = config.data
-        train = ShotIndex.open(data.shards, data.train_split, missing=data.missing)
-        validation = ShotIndex.open(data.shards, data.validation_split, missing=data.missing)
+        train = open_training(data)
+        validation = open_split(data, data.validation_split)
         check_same_classes(train, validation)
         return cls(train, validation)
+
+
+def training_stream(
+    train: ShotIndex, config: Config, workers: Workers, *, n_frames: int, global_batch: int, cams: Path | None = None
+) -> WindowStream:
+    """The windows of `n_frames` frames that this rank trains on, `global_batch` of them in a step of all ranks."""
+    data = config.data
+    order = epoch_order(train, order_settings(data), seed=config.run.seed, global_batch=global_batch)
+    return WindowStream(
+        train,
+        Plan(order, global_batch, data.last),
+        window_settings(config, n_frames=n_frames),
+        place=Place(workers.rank, workers.world, config.engine.accumulation),
+        workers=data.workers,
+        cams=cams,
+        ahead=data.remote.ahead,
+    )
 
 
 def window_settings(config: Config, *, n_frames: int) -> WindowSettings:
@@ -50,6 +72,7 @@ def window_settings(config: Config, *, n_frames: int) -> WindowSettings:
         crop=data.crop,
         flip=data.flip,
         max_bad=data.max_bad,
+        rules=data.window_rules,
     )
 
 

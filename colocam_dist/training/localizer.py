@@ -9,8 +9,7 @@ import torch
 from colocam_dist.cams.align import crop_cams
 from colocam_dist.config import Config
 from colocam_dist.config.schema import Optimizer
-from colocam_dist.data.plan import Plan
-from colocam_dist.data.stream import WindowBatch, WindowStream
+from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.inference.score import Scorer
@@ -18,7 +17,7 @@ from colocam_dist.losses import LocalizationLoss
 from colocam_dist.models.localizer import Localizer
 from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
 from colocam_dist.training.engine import micro_batch
-from colocam_dist.training.inputs import Splits, loss_settings, window_settings
+from colocam_dist.training.inputs import Splits, loss_settings, training_stream
 from colocam_dist.training.schedule import build_sgd
 from colocam_dist.training.trainer import LossModule
 
@@ -79,16 +78,8 @@ class LocalizerStage:
             config.engine.accumulation,
             "localizer.global_batch",
         )
-        self.plan = Plan(len(splits.train.shots), windows, config.run.seed, config.data.last)
-        self.stream = WindowStream(
-            splits.train,
-            self.plan,
-            window_settings(config, n_frames=config.data.n_frames),
-            rank=workers.rank,
-            world=workers.world,
-            accumulation=config.engine.accumulation,
-            workers=config.data.workers,
-            cams=cams,
+        self.stream = training_stream(
+            splits.train, config, workers, n_frames=config.data.n_frames, global_batch=windows, cams=cams
         )
         self.module: LossModule = LocalizerLoss(model, LocalizationLoss(loss_settings(config)), config)
         self.optimizer = build_sgd(settings.optimizer, [p for p in model.parameters() if p.requires_grad])

@@ -7,11 +7,11 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from colocam_dist.cams.archive import CamArchive
 from colocam_dist.config import Config
-from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.opening import open_split
 from colocam_dist.distributed import Workers, connect
 from colocam_dist.errors import ColocamError, ReportedElsewhereError
 from colocam_dist.inference.evaluate import evaluate_run
@@ -89,7 +89,7 @@ def _check(config: Config, world: int) -> None:
         micro_batch(frames, config.data.n_frames, world, accumulation, "localizer.global_batch")
     Splits.open(config)
     if "evaluate" in stages:
-        ShotIndex.open(config.data.shards, config.data.split, missing=config.data.missing)
+        open_split(config.data, config.data.split)
 
 
 class _Pipeline:
@@ -102,7 +102,6 @@ class _Pipeline:
         self.splits = Splits.open(config)
         if workers.is_main:
             folder.write_json("classes.json", self.splits.train.classes)
-        self.receipt: dict[str, Any] = self.folder.read_json("receipt.json") or {}
 
     def run(self) -> None:
         wanted = self.config.run.stages
@@ -134,7 +133,3 @@ class _Pipeline:
             stage.stream.close()
         seconds = time.perf_counter() - started
         self.metrics.write(stage.name, "stage", stage.epochs, trainer.step, {"seconds": seconds, **best})
-        parts = self.workers.gather(stage.stream.receipt)
-        if self.workers.is_main:
-            self.receipt[stage.name] = parts
-            self.folder.write_json("receipt.json", self.receipt)

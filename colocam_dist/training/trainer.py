@@ -10,7 +10,7 @@ from torch import nn
 
 from colocam_dist.config import Config
 from colocam_dist.config.schema import Optimizer
-from colocam_dist.data.plan import Plan
+from colocam_dist.data.receipt import EpochReceipt
 from colocam_dist.data.stream import WindowBatch, WindowStream
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
@@ -43,7 +43,6 @@ class Stage(Protocol):
     optimizer_settings: Optimizer
     module: LossModule
     optimizer: torch.optim.Optimizer
-    plan: Plan
     stream: WindowStream
     windows: int  # per micro-batch on this rank
     criteria: dict[str, str]  # best-weights file stem -> validation value that is maximized
@@ -67,12 +66,13 @@ class Trainer:
         self.best: dict[str, float] = {}
 
     def fit(self) -> dict[str, float]:
-        """Train; returns the best value of each criterion. Receipts stay in the stage's stream."""
+        """Train; returns the best value of each criterion. Every epoch adds its receipt to ``receipt.json``."""
         stage, evaluation = self.stage, self.config.evaluation
         if not self._restore():
             self._validate(epoch=0)  # the untrained model is a candidate, as in the public code
         for epoch in range(stage.stream.epoch, stage.epochs):
             self._train_epoch(epoch)
+            self._hand_in_receipt()
             if (epoch + 1) % evaluation.validate_every == 0 or epoch + 1 == stage.epochs:
                 self._validate(epoch + 1)
             self._save()
@@ -83,7 +83,7 @@ class Trainer:
         accumulation = self.config.engine.accumulation
         stage.module.train()
         steps = len(stage.stream) // accumulation
-        done = stage.plan.steps_per_epoch - steps
+        done = stage.stream.steps_per_epoch - steps
         clock, count = StepClock(), 0
         sums: dict[str, float | torch.Tensor] = {}
         with self.metrics.progress(stage.name, stage.epochs, epoch, steps + done, done) as bar:
@@ -155,10 +155,30 @@ class Trainer:
         state = {
             "step": self.step,
             "best": self.best,
-            "stream": self.stage.stream.state_dict(),
+            "stream": {**self.stage.stream.state_dict(), "receipt": self._receipt()},
         }
         self.workers.average_buffers(self.stage.module)
         self.store.save(self.engine, self.step, state)
+
+    def _receipt(self) -> dict[str, Any]:
+        """What all ranks together were given of the current epoch (collective)."""
+        return EpochReceipt.merged(self.workers.gather(self.stage.stream.receipt)).as_dict()
+
+    def _hand_in_receipt(self) -> None:
+        receipt = self._receipt()
+        if self.workers.is_main:
+            book: dict[str, Any] = self.folder.read_json("receipt.json") or {}
+            earlier = [other for other in book.get(self.stage.name, []) if other["epoch"] != receipt["epoch"]]
+            self.folder.write_json("receipt.json", {**book, self.stage.name: [*earlier, receipt]})
+            if receipt["frames_replaced"] or receipt["shots_skipped"]:
+                log.warning(
+                    "%s epoch %d: %d of %d frames were damaged and replaced, %d shots were skipped",
+                    self.stage.name,
+                    receipt["epoch"] + 1,
+                    receipt["frames_replaced"],
+                    receipt["frames_promised"],
+                    receipt["shots_skipped"],
+                )
 
     def _restore(self) -> bool:
         state = self.store.restore(self.engine)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from colocam_dist.data.jpeg import read_jpeg_header
 from shards.files import sha256_of
-from shards.images import PictureRule, read_jpeg_header
+from shards.images import PictureRule
 from shards.sources.base import (
     SPLITS,
     Box,

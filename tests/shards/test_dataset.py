@@ -92,7 +92,7 @@ def test_shards_of_other_options_are_not_replaced_unasked(tiny_frames: Path, tin
 
 def test_the_manifest_says_how_it_was_made(tiny_shards: Path) -> None:
     manifest = json.loads((tiny_shards / "val.manifest.json").read_text())
-    assert manifest["version"] == 1
+    assert manifest["version"] == 2
     assert manifest["settings"]["frames_per_piece"] == 4
     assert set(manifest["settings"]) >= {"source", "short_side", "quality", "shard_mb", "opencv"}
     assert set(manifest["source"]["tables_sha256"]) == {"frames.csv", "boxes.csv"}

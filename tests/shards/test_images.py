@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.images import PictureRule, read_jpeg_header
+from colocam_dist.data.jpeg import read_jpeg_header
+from shards.images import PictureRule
 
 KEEP = PictureRule(0, 0, 95)
 

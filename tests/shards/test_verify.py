@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from colocam_dist.data.index import INDEX_DTYPES, ShotIndex
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.manifest import INDEX_DTYPES, seal_manifest
 from colocam_dist.errors import DataError
 from shards.verify import main, verify
 
@@ -78,7 +79,7 @@ def test_a_flipped_byte_in_a_header(copy: Path) -> None:
     flip(copy / "val-000000.tar", int(index.frame_offset[3]) - 512 + 5)
     found = lines(copy)
     assert found[0].endswith("its sha256 is not that of the manifest")
-    assert "val-000000.tar not a tar of pieces, after 3 frames: it ends before" in found[1]
+    assert "val-000000.tar not a tar of pieces, after 3 frames: the header at byte" in found[1]
 
 
 def test_a_flipped_byte_in_the_facts(copy: Path) -> None:
@@ -96,7 +97,8 @@ def test_an_index_that_is_not_that_of_the_tar(copy: Path, key: str) -> None:
         tables = {name: stored[name].copy() for name in INDEX_DTYPES}
     tables[key] = np.char.add(tables[key], "x") if tables[key].dtype.kind == "U" else tables[key] + 1
     np.savez(path, **tables)
-    found = lines(copy)
+    first, *found = lines(copy)
+    assert first == "test-000000.tar the sha256 of its index test-000000.idx.npz is not that of the manifest"
     assert found
     assert all(f" {key} differs " in line for line in found)
     assert len(found) <= 6
@@ -107,19 +109,21 @@ def test_an_index_with_missing_rows(copy: Path) -> None:
     with np.load(path) as stored:
         tables = {name: stored[name] for name in INDEX_DTYPES}
     np.savez(path, **{**tables, "box_frame": tables["box_frame"][1:]})
-    (line,) = lines(copy)
+    _, line = lines(copy)
     assert f"box_frame has {len(tables['box_frame']) - 1} entries in the index" in line
     path.write_bytes(b"PK\x03\x04")
-    (line,) = lines(copy)
-    assert "test-000000.idx.npz is damaged" in line
+    _, line = lines(copy)
+    assert "test-000000.idx.npz cannot be used" in line
 
 
 def test_counts_of_the_manifest(copy: Path) -> None:
     path = copy / "val.manifest.json"
     manifest = json.loads(path.read_text())
     manifest["shards"][0]["frames"] += 1
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(seal_manifest(manifest))
     assert any("unlike the manifest" in line for line in lines(copy))
+    path.write_text(path.read_text().replace('"opencv": "', '"opencv": "1', 1))
+    assert "its checksum is not that of its content" in lines(copy)[0]
     path.write_text("{}")
     assert lines(copy)[0].startswith("val.manifest.json the manifest is damaged")
 

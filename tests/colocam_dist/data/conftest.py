@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from colocam_dist.data.index import Shot, ShotIndex
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.shots import Shots
+from colocam_dist.data.storage import LocalFolder, ShardFile
 
 MakeIndex = Callable[..., ShotIndex]
 
@@ -35,7 +37,7 @@ def make_index(tmp_path: Path) -> MakeIndex:
             shard = shot * shards // len(lengths)
             label = shot % 3
             key = f"{'abc'[label]}/video é{shot // 2}/{shot}"
-            shots.append(Shot(shot, key, "abc"[label], label, key.split("/")[1], len(rows), length, shard))
+            shots.append((key.encode(), key.split("/")[1].encode(), label, len(rows), length, shard))
             for number, data in enumerate(_jpegs(length, size, rng)):
                 contents[shard] += b"\0" * 512
                 rows.append((shard, len(contents[shard]), len(data), zlib.crc32(data), f"frame{number:04d}.jpg", shot))
@@ -43,14 +45,16 @@ def make_index(tmp_path: Path) -> MakeIndex:
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
         shard_F, offset_F, size_F, crc_F, name_F, shot_F = zip(*rows, strict=True)
+        kinds = (np.bytes_, np.bytes_, np.int32, np.int64, np.int32, np.int32)
+        columns = [np.array(column, kind) for column, kind in zip(zip(*shots, strict=True), kinds, strict=True)]
+        storage = LocalFolder(tmp_path)
         return ShotIndex(
-            root=tmp_path,
+            location=str(tmp_path),
             split="train",
             classes=("a", "b", "c"),
-            shots=tuple(shots),
-            n_frames=len(rows),
+            shots=Shots(("a", "b", "c"), *columns, source=np.zeros(len(shots), np.int16)),
             fingerprint="0123456789abcdef" * 4,
-            shard_paths=paths,
+            shards=tuple(ShardFile(storage, path.name, path.stat().st_size, "") for path in paths),
             skipped_shards=(),
             frame_shard=np.array(shard_F, np.int32),
             frame_offset=np.array(offset_F, np.int64),

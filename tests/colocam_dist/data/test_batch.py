@@ -15,7 +15,6 @@ def window_batch(cams: bool) -> WindowBatch:
         frame_ids_WN=torch.zeros((2, 3), dtype=torch.int64),
         shot_ids_W=torch.zeros(2, dtype=torch.int64),
         cams_WNhw=torch.zeros((2, 3, 4, 4), dtype=torch.float16) if cams else None,
-        read=5,
         replaced=1,
         skipped_shots=2,
     )
@@ -31,11 +30,11 @@ def test_every_tensor_moves_and_the_counts_stay(cams: bool) -> None:
         there = getattr(moved, name)
         assert (there.device.type, there.dtype, there.shape) == ("meta", value.dtype, value.shape)
         assert value.device.type == "cpu"
-    assert (moved.read, moved.replaced, moved.skipped_shots) == (5, 1, 2)
+    assert (moved.replaced, moved.skipped_shots) == (1, 2)
 
 
 def test_frame_batch_moves() -> None:
-    batch = FrameBatch(torch.zeros(2, 3, 5, 5), torch.zeros(2), torch.zeros(2)).to("meta")
+    batch = FrameBatch(torch.zeros(2, 3, 5, 5), torch.zeros(2), torch.zeros(2), torch.ones(2)).to("meta")
     assert {value.device.type for value in vars(batch).values()} == {"meta"}
 
 

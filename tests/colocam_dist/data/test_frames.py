@@ -109,11 +109,29 @@ def test_shard_that_vanished(make_index: MakeIndex) -> None:
         FrameReader(index).read(3)
 
 
+def test_a_header_without_a_picture(make_index: MakeIndex) -> None:
+    index = make_index([1], shards=1)
+    data = stored(index, 0)
+    reader = FrameReader(with_bytes(index, 0, data[: data.index(b"\xff\xc0") + 19]))
+    with pytest.raises(BadFrame, match="decode"):
+        reader.read(0)
+
+
+def test_a_picture_of_another_size_is_not_decoded(make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make_index([1], shards=1)
+    data = bytearray(stored(index, 0))
+    size = data.index(b"\xff\xc0") + 5
+    data[size : size + 4] = b"\xff\xff\xff\xff"
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(BadFrame, match="65535 x 65535 pixels, unlike its index"):
+        FrameReader(with_bytes(index, 0, bytes(data))).read(0)
+
+
 @pytest.mark.parametrize("data", [b"not a picture" * 9, b""], ids=["text", "empty"])
 def test_bytes_that_are_no_picture_but_match_the_index(make_index: MakeIndex, data: bytes) -> None:
     index = with_bytes(make_index([3], shards=1), 1, data)
     reader = FrameReader(index)
-    with pytest.raises(BadFrame, match="decode"):
+    with pytest.raises(BadFrame, match="not a JPEG picture"):
         reader.read(1)
     reader.close()
 
@@ -143,7 +161,7 @@ def test_open_shards_are_limited_and_closed(make_index: MakeIndex, monkeypatch: 
 
     def held() -> list[Path]:
         links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-        return [link for link in links if str(link.readlink()).startswith(str(index.root.resolve()))]
+        return [link for link in links if str(link.readlink()).startswith(str(Path(index.location).resolve()))]
 
     reader = FrameReader(index)
     for frame in (0, 1, 2, 3, 0, 3):

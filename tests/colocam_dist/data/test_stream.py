@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from colocam_dist.data.frames import FrameReader, eval_frame
 from colocam_dist.data.index import ShotIndex
-from colocam_dist.data.plan import LastBatch, Plan
-from colocam_dist.data.stream import FrameStream, WindowBatch, WindowSettings, WindowStream
+from colocam_dist.data.order import uniform
+from colocam_dist.data.plan import LastBatch, Place, Plan
+from colocam_dist.data.stream import WindowBatch, WindowSettings, WindowStream
 from colocam_dist.errors import ConfigError, DataError, RunError
 
 MakeIndex = Callable[..., ShotIndex]
@@ -25,7 +25,9 @@ SETTINGS = WindowSettings(4, "gaussian", 1.0, 26, 20, True)
 
 
 def stream_of(index: ShotIndex, *, last: LastBatch = "pad", global_batch: int = 4, **where: int) -> WindowStream:
-    return WindowStream(index, Plan(len(index.shots), global_batch, seed=3, last=last), SETTINGS, **where)
+    plan = Plan(uniform(len(index.shots), 3), global_batch, last)
+    workers = where.pop("workers", 0)
+    return WindowStream(index, plan, SETTINGS, place=Place(**where), workers=workers)
 
 
 def parts(batch: WindowBatch) -> list[bytes]:
@@ -90,7 +92,7 @@ def test_shards_made_by_the_writer(tiny_shards: Path) -> None:
     for ranks, workers in ((1, 2), (2, 1), (4, 0)):
         streams = [stream_of(index, rank=rank, world=ranks, workers=workers) for rank in range(ranks)]
         assert global_digests(streams) == expected
-        assert sum(stream.receipt["frames_replaced"] for stream in streams) == 0
+        assert sum(stream.receipt.as_dict()["frames_replaced"] for stream in streams) == 0
         for stream in streams:
             stream.close()
 
@@ -111,10 +113,10 @@ def test_global_batches_do_not_depend_on_accumulation(
 @pytest.mark.parametrize("last", ["pad", "drop"])
 def test_an_epoch_follows_the_plan(index: ShotIndex, last: LastBatch) -> None:
     stream = stream_of(index, last=last)
-    plan = Plan(11, 4, seed=3, last=last)
+    plan = Plan(uniform(11, 3), 4, last)
     for epoch in range(2):
         shots = [batch.shot_ids_W.tolist() for batch in stream]
-        assert shots == [plan.global_batch_items(epoch, step).tolist() for step in range(plan.steps_per_epoch)]
+        assert shots == [plan.rank_windows(epoch, step, 0, 1).shots.tolist() for step in range(plan.steps_per_epoch)]
     assert stream.epoch == 2
 
 
@@ -200,7 +202,8 @@ def test_a_state_of_another_run_is_refused_with_all_differences(index: ShotIndex
         "global_batch": 8,
         "fingerprint": "f" * 64,
         "last": "drop",
-        "items": 12,
+        "windows": 12,
+        "order": "0",
         "version": 0,
     }.items():
         with pytest.raises(RunError, match=f"got: {name}={value}\n.*wanted: {name}={state[name]}"):
@@ -250,14 +253,16 @@ def test_damage_changes_neither_the_number_of_batches_nor_other_windows(
     hit = {place for place, shot in enumerate(shots) if shot == 2}
     changed = {place for place, (a, b) in enumerate(zip(whole, found, strict=True)) if a != b}
     assert hit <= changed <= hit | {place for place, shot in enumerate(shots) if shot == 1}
-    assert receipt["shots_skipped"] == len(hit)
+    assert receipt.shots_skipped == len(hit)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_much_damage_ends_the_stream_with_the_plain_error(index: ShotIndex, damage: Damage, workers: int) -> None:
     damage(index, range(len(index.frame_size) - 1))
     with closing(
-        WindowStream(index, Plan(11, 4, 3), WindowSettings(4, "adjacent", 1.0, 26, 20, True, 0.0), workers=workers)
+        WindowStream(
+            index, Plan(uniform(11, 3), 4), WindowSettings(4, "adjacent", 1.0, 26, 20, True, 0.0), workers=workers
+        )
     ) as stream:
         with pytest.raises(DataError, match=r"^too many frames are damaged\n") as caught:
             list(stream)
@@ -277,7 +282,7 @@ def test_torchs_global_generator_is_left_alone(index: ShotIndex) -> None:
 def test_cams_come_along(index: ShotIndex, tmp_path: Path) -> None:
     cams = np.random.default_rng(0).random((index.n_frames, 3, 5)).astype(np.float16)
     np.save(tmp_path / "cams.npy", cams)
-    plan = Plan(11, 4, 3)
+    plan = Plan(uniform(11, 3), 4)
     for workers in (0, 1):
         with closing(WindowStream(index, plan, SETTINGS, workers=workers, cams=tmp_path / "cams.npy")) as stream:
             for batch in stream:
@@ -293,44 +298,4 @@ def test_contradictions_are_refused(index: ShotIndex) -> None:
     with pytest.raises(ConfigError, match="no such rank"):
         stream_of(index, rank=2, world=2)
     with pytest.raises(ConfigError, match="not one of these shots"):
-        WindowStream(index, Plan(10, 4, 3), SETTINGS)
-
-
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (3, 0), (5, 1)])
-def test_evaluation_reads_the_given_frames_in_order(index: ShotIndex, world: int, workers: int) -> None:
-    frames = np.array([61, 0, 5, 7, 7, 30, 31, 2, 44, 12, 13], np.int64)
-    streams = [FrameStream(index, frames, crop=17, batch=2, rank=r, world=world, workers=workers) for r in range(world)]
-    ids, reader = [], FrameReader(index)
-    for stream in streams:
-        batches = list(stream)
-        assert len(batches) == len(stream)
-        assert [len(batch.frame_ids_N) for batch in batches[:-1]] == [2] * (len(batches) - 1)
-        for batch in batches:
-            ids += batch.frame_ids_N.tolist()
-            for pixels, frame, label in zip(batch.images_NCHW, batch.frame_ids_N, batch.labels_N, strict=True):
-                expected = eval_frame(reader.read(int(frame), short_side=17), 17)
-                assert (pixels.numpy() == expected).all()
-                assert label == index.frame_shot[frame] % 3
-    assert ids == frames.tolist()
-    reader.close()
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_stops_at_a_damaged_frame(index: ShotIndex, damage: Damage, workers: int) -> None:
-    damage(index, [5])
-    stream = FrameStream(index, np.arange(8), crop=17, batch=2, workers=workers)
-    with pytest.raises(DataError, match=r"^a frame is damaged(.|\n)*frame0002"):
-        list(stream)
-
-
-def test_evaluation_of_fewer_frames_than_ranks(index: ShotIndex) -> None:
-    streams = [FrameStream(index, np.array([4]), crop=9, batch=2, rank=rank, world=2) for rank in range(2)]
-    assert [len(list(stream)) for stream in streams] == [len(stream) for stream in streams] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "change", [{"crop": 0}, {"batch": 0}, {"rank": 1}, {"frames": np.array([62])}, {"frames": np.array([-1])}]
-)
-def test_evaluation_arguments_are_checked(index: ShotIndex, change: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        FrameStream(index, **{"frames": np.arange(3), "crop": 9, "batch": 2, **change})  # type: ignore[arg-type]
+        WindowStream(index, Plan(uniform(12, 3), 4), SETTINGS)

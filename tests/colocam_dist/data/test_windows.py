@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from colocam_dist.data.rng import generator
-from colocam_dist.data.windows import Scheme, allowed, choose
+from colocam_dist.data.windows import Scheme, allowed, choose, window_lengths
 from colocam_dist.errors import ConfigError
 
 SCHEMES = get_args(Scheme)
@@ -106,6 +106,59 @@ def test_a_very_narrow_gaussian_still_fills_the_window() -> None:
     assert positions.tolist() == list(range(22, 38))
 
 
+def test_published_adjacent_windows_get_short_near_the_start() -> None:
+    """The last frame is uniform over all, so (n - 1) / z of the windows have fewer than n frames."""
+    frames, n, draws = 9, 4, 4000
+    rng = generator(3, 0, 0, "published")
+    lasts, lengths = Counter(), Counter()
+    for _ in range(draws):
+        positions, mask = choose(frames, n, "adjacent", rng, rules="published")
+        kept = positions[mask]
+        assert kept.tolist() == list(range(kept[0], kept[0] + len(kept)))
+        assert (positions[~mask] == kept[-1]).all()
+        assert len(kept) == min(n, kept[-1] + 1)
+        lasts[int(kept[-1])] += 1
+        lengths[len(kept)] += 1
+    for last in range(frames):
+        assert abs(lasts[last] - draws / frames) < 4.5 * (draws / frames) ** 0.5
+    short = sum(lengths[length] for length in range(1, n))
+    assert abs(short - draws * (n - 1) / frames) < 4.5 * (draws * (n - 1) / frames) ** 0.5
+
+
+def test_published_adjacent_windows_stay_in_the_central_part() -> None:
+    rng = generator(4, 0, 0, "published")
+    inside = set(central(20, 60))
+    for _ in range(300):
+        positions, _ = choose(20, 5, "adjacent", rng, central_fraction=0.6, rules="published")
+        assert set(positions.tolist()) <= inside
+
+
+def test_published_gaussian_is_one_plus_a_density_of_one_frame() -> None:
+    frames, draws = 9, 9000
+    rng = generator(5, 0, 0, "published")
+    drawn = Counter(int(choose(frames, 1, "gaussian", rng, rules="published")[0][0]) for _ in range(draws))
+    weight = 1 + np.exp(-0.5 * (np.arange(frames) - 4.0) ** 2) / (2 * np.pi) ** 0.5
+    expected = draws * weight / weight.sum()
+    for frame in range(frames):
+        assert abs(drawn[frame] - expected[frame]) < 4.5 * expected[frame] ** 0.5
+
+
+@pytest.mark.parametrize("scheme", ["adjacent", "gaussian"])
+@pytest.mark.parametrize("frames", [1, 3, 5])
+def test_rules_agree_when_the_window_takes_all(scheme: Scheme, frames: int) -> None:
+    both = [choose(frames, 5, scheme, generator(0, 0, 0, "x"), rules=rules) for rules in ("full", "published")]
+    assert both[0][0].tolist() == both[1][0].tolist() == [min(frame, frames - 1) for frame in range(5)]
+    assert both[0][1].tolist() == both[1][1].tolist()
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.6, 0.3])
+def test_lengths_of_many_windows_are_those_of_each(fraction: float) -> None:
+    frames = np.array([1, 2, 3, 4, 9, 30, 3, 300])
+    rng = generator(0, 0, 0, "x")
+    masks = [choose(int(t), 4, "adjacent", rng, central_fraction=fraction)[1] for t in frames]
+    assert window_lengths(frames, 4, fraction).tolist() == [int(mask.sum()) for mask in masks]
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -114,6 +167,7 @@ def test_a_very_narrow_gaussian_still_fills_the_window() -> None:
         ({"scheme": "random"}, "adjacent, interval, gaussian"),
         ({"central_fraction": 0.0}, "central fraction"),
         ({"central_fraction": 1.5}, "central fraction"),
+        ({"rules": "ours"}, "full, published"),
         ({"gaussian_width": 0.0}, "width"),
         ({"gaussian_width": float("nan")}, "width"),
     ],

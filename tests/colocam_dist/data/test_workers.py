@@ -16,21 +16,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from colocam_dist.data.frame_stream import FrameStream
 from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.order import uniform
 from colocam_dist.data.plan import Plan
-from colocam_dist.data.stream import FrameStream, WindowSettings, WindowStream
+from colocam_dist.data.stream import WindowSettings, WindowStream
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = WindowSettings(2, "adjacent", 1.0, 26, 20, True)
 
 PROGRAM = """
 import multiprocessing, os, pickle, sys, time
+from colocam_dist.data.order import uniform
 from colocam_dist.data.plan import Plan
 from colocam_dist.data.stream import WindowSettings, WindowStream
 
 def begin():
     index = pickle.load(open(sys.argv[1], "rb"))
-    stream = WindowStream(index, Plan(40, 2, 0), WindowSettings(2, "adjacent", 1.0, 26, 20, True), workers=2)
+    stream = WindowStream(index, Plan(uniform(40, 0), 2), WindowSettings(2, "adjacent", 1.0, 26, 20, True), workers=2)
     batches = iter(stream)
     next(batches)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
@@ -80,7 +83,7 @@ def index(make_index: Callable[..., ShotIndex]) -> ShotIndex:
 
 def test_close_ends_the_workers(index: ShotIndex) -> None:
     before = set(children())
-    stream = WindowStream(index, Plan(40, 2, 0), SETTINGS, workers=2)
+    stream = WindowStream(index, Plan(uniform(40, 0), 2), SETTINGS, workers=2)
     list(stream)
     workers = set(children()) - before
     batches = iter(stream)
@@ -93,7 +96,7 @@ def test_close_ends_the_workers(index: ShotIndex) -> None:
 
 def test_a_forgotten_stream_ends_its_workers(index: ShotIndex) -> None:
     before = set(children())
-    stream = WindowStream(index, Plan(40, 2, 0), SETTINGS, workers=2)
+    stream = WindowStream(index, Plan(uniform(40, 0), 2), SETTINGS, workers=2)
     batches = iter(stream)
     next(batches)
     workers = set(children()) - before
@@ -115,7 +118,7 @@ def test_evaluation_ends_its_workers_when_left(index: ShotIndex) -> None:
 
 def test_stop_signals_do_not_reach_workers_and_their_helper(index: ShotIndex) -> None:
     before = set(children())
-    stream = WindowStream(index, Plan(40, 2, 0), SETTINGS, workers=2)
+    stream = WindowStream(index, Plan(uniform(40, 0), 2), SETTINGS, workers=2)
     batches = iter(stream)
     next(batches)
     workers = set(children()) - before
@@ -131,7 +134,7 @@ def test_stop_signals_do_not_reach_workers_and_their_helper(index: ShotIndex) ->
 
 def test_the_callers_signal_mask_is_left_alone(index: ShotIndex) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    WindowStream(index, Plan(40, 2, 0), SETTINGS, workers=1).close()
+    WindowStream(index, Plan(uniform(40, 0), 2), SETTINGS, workers=1).close()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 

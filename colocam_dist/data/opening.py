@@ -1,0 +1,55 @@
+"""From the settings of a run to the splits that it reads."""
+
+from __future__ import annotations
+
+from colocam_dist.config.schema import Data
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.mixture import OrderSettings
+from colocam_dist.data.retry import Retry
+from colocam_dist.data.storage import RemoteSettings
+
+__all__ = ["open_split", "open_training", "order_settings", "remote_settings"]
+
+
+def open_split(data: Data, split: str) -> ShotIndex:
+    """A split of the main data set.
+
+    Raises:
+        ConfigError, DataError: see :meth:`ShotIndex.open`.
+    """
+    return ShotIndex.open(data.shards, split, missing=data.missing, remote=remote_settings(data))
+
+
+def open_training(data: Data) -> ShotIndex:
+    """The training split, joined with those of ``data.mix``.
+
+    Raises:
+        ConfigError, DataError: see :meth:`ShotIndex.open` and :meth:`ShotIndex.join`.
+    """
+    remote = remote_settings(data)
+    others = [ShotIndex.open(part.shards, part.split, missing=data.missing, remote=remote) for part in data.mix]
+    return ShotIndex.join([open_split(data, data.train_split), *others])
+
+
+def order_settings(data: Data) -> OrderSettings:
+    """How the windows of an epoch are chosen and ordered."""
+    return OrderSettings(
+        min_frames=data.min_frames,
+        balance=data.balance,
+        weights=(data.weight, *(part.weight for part in data.mix)) if data.mix else None,
+        windows=data.epoch_windows,
+        block_shards=data.block_shards,
+        lanes=data.lanes,
+    )
+
+
+def remote_settings(data: Data) -> RemoteSettings:
+    """How URLs are read."""
+    remote = data.remote
+    return RemoteSettings(
+        schemes=remote.schemes,
+        options=remote.options,
+        cache=remote.cache_folder,
+        cache_bytes=int(remote.cache_gb * 1e9),
+        retry=Retry(tries=remote.tries, timeout=remote.timeout),
+    )
