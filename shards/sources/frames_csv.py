@@ -1,14 +1,15 @@
-"""Frames that are already pictures in folders class/video/shot/frame.jpg, listed in ``frames.csv``.
+"""Frames that are already pictures, listed in ``frames.csv``.
 
 ``frames.csv`` has the columns split, path, class, width, height; ``boxes.csv``, which may be absent, has split, path,
-x0, y0, x1, y1 and one row a box. Paths are below the folder of the tables; sizes and boxes are in pixels of the picture
-as it is seen, that is after its EXIF orientation.
+x0, y0, x1, y1 and one row a box. Paths are below the folder of the tables and of the form class/video/shot/frame.jpg,
+or of any other form if ``frames.csv`` says video and shot in columns of their own. Sizes and boxes are in pixels of the
+picture as it is seen, that is after its EXIF orientation. The frames of a shot are in natural order of their names.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,53 +19,16 @@ from shards.images import PictureRule
 from shards.sources.base import (
     SPLITS,
     Box,
-    Frame,
     Inputs,
-    Unit,
-    fingerprint_of,
     natural_key,
     raise_problems,
-    scale_boxes,
 )
+from shards.sources.shot_files import FrameFile, ShotOfFiles, shot_of_files
 from shards.sources.tables import Row, fit_box, inner_path, parse_box, read_rows
 
 __all__ = ["read_frames_csv"]
 
 _FIX = "correct the tables or the files; nothing was written"
-
-
-@dataclass(frozen=True)
-class _FrameFile:
-    """A picture: path, size in pixels and in bytes, time stamp, boxes."""
-
-    path: Path
-    width: int
-    height: int
-    bytes: int
-    mtime_ns: int
-    boxes: tuple[Box, ...]
-
-
-@dataclass(frozen=True)
-class _ShotOfFiles(Unit):
-    files: tuple[_FrameFile, ...]
-
-    def frames(self, rule: PictureRule, warn: Callable[[str], None]) -> Iterator[Frame]:
-        problems = []
-        for file in self.files:
-            try:
-                stored = rule.keep(file.path.read_bytes())
-            except (OSError, ValueError) as error:
-                problems.append(f"{file.path}: {error}")
-                continue
-            boxes = scale_boxes(file.boxes, (file.width, file.height), (stored.width, stored.height))
-            yield Frame(self.shot, file.path.name, stored.jpeg, stored.width, stored.height, boxes)
-        raise_problems(
-            problems,
-            what=f"frames of shot {self.cls}/{self.video}/{self.shot} cannot be read",
-            where=self.files[0].path.parent,
-            fix="replace the files or take them out of frames.csv, then build again",
-        )
 
 
 @dataclass
@@ -73,7 +37,7 @@ class _Table:
 
     folder: Path
     problems: list[str] = field(default_factory=list)
-    shots: dict[tuple[str, str, str], list[_FrameFile]] = field(default_factory=lambda: defaultdict(list))
+    shots: dict[tuple[str, str, str], list[FrameFile]] = field(default_factory=lambda: defaultdict(list))
     splits: dict[tuple[str, str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     split_of: dict[str, str] = field(default_factory=dict)
     clipped: int = 0
@@ -87,7 +51,7 @@ def read_frames_csv(folder: Path, rule: PictureRule) -> Inputs:
             size or at another place than the table says, or a box is empty, inverted, doubled, or outside its picture.
     """
     table = _Table(folder)
-    rows = list(read_rows(folder / "frames.csv", ("split", "path", "class", "width", "height")))
+    rows = list(read_rows(folder / "frames.csv", ("split", "path", "class", "width", "height"), ("video", "shot")))
     if not rows:
         table.problems.append("frames.csv has no rows")
     boxes = _read_boxes(table, {row["path"]: row["split"] for row in rows})
@@ -131,8 +95,9 @@ def _read_boxes(table: _Table, split_of: dict[str, str]) -> dict[str, list[tuple
 def _take(table: _Table, row: Row, boxes: list[tuple[Row, Box]]) -> None:
     """Check one row of frames.csv and its file; file it under its shot."""
     path = inner_path(row["path"])
-    problem = _misplaced(table, row, path)
-    if path is None or problem:
+    key = _key(row)
+    problem = _misplaced(table, row, key)
+    if path is None or key is None or problem:
         table.problems.append(f"{row.where}: {problem}")
         return
     table.split_of[row["path"]] = row["split"]
@@ -158,17 +123,28 @@ def _take(table: _Table, row: Row, boxes: list[tuple[Row, Box]]) -> None:
         else:
             kept.append(fitted[0])
             table.clipped += fitted[1]
-    key = (path.parts[0], path.parts[1], path.parts[2])
     table.splits[key].add(row["split"])
-    table.shots[key].append(_FrameFile(file, header.width, header.height, stat.st_size, stat.st_mtime_ns, tuple(kept)))
+    table.shots[key].append(FrameFile(file, header.width, header.height, stat.st_size, stat.st_mtime_ns, tuple(kept)))
 
 
-def _misplaced(table: _Table, row: Row, path: object) -> str:
-    """What is wrong with the place of a picture, or an empty string."""
+def _key(row: Row) -> tuple[str, str, str] | None:
+    """Class, video and shot of a picture, from the columns or from its path; None if they cannot be told."""
+    if "video" in row.values and "shot" in row.values:
+        key = (row["class"], row["video"], row["shot"])
+        return key if all(part and "/" not in part for part in key) else None
     parts = row["path"].split("/")
-    if path is None or len(parts) != 4 or not all(parts):
+    return (parts[0], parts[1], parts[2]) if len(parts) == 4 and all(parts) else None
+
+
+def _misplaced(table: _Table, row: Row, key: tuple[str, str, str] | None) -> str:
+    """What is wrong with the place of a picture, or an empty string."""
+    if inner_path(row["path"]) is None:
+        return f"path '{row['path']}' is not below the folder of the table"
+    if key is None and "shot" in row.values:
+        return f"'{row['class']}', '{row['video']}', '{row['shot']}' are not the names of a class, a video and a shot"
+    if key is None:
         return f"path '{row['path']}' is not class/video/shot/frame.jpg"
-    if parts[0] != row["class"]:
+    if key[0] != row["class"]:
         return f"class '{row['class']}' does not match path '{row['path']}'"
     if row["split"] not in SPLITS:
         return f"split '{row['split']}' is none of {', '.join(SPLITS)}"
@@ -177,15 +153,9 @@ def _misplaced(table: _Table, row: Row, path: object) -> str:
     return ""
 
 
-def _unit(table: _Table, key: tuple[str, str, str], files: list[_FrameFile], rule: PictureRule) -> _ShotOfFiles:
-    files = sorted(files, key=lambda file: natural_key(file.path.name))
-    facts = [[file.path.name, file.bytes, file.mtime_ns, file.boxes] for file in files]
+def _unit(table: _Table, key: tuple[str, str, str], files: list[FrameFile], rule: PictureRule) -> ShotOfFiles:
     (split,) = table.splits[key]
-    estimated = 0
-    for file in files:
-        width, height = rule.size(file.width, file.height)
-        estimated += file.bytes * (width * height) // (file.width * file.height)
-    return _ShotOfFiles(split, *key, estimated, fingerprint_of(facts), tuple(files))
+    return shot_of_files(split, key, sorted(files, key=lambda file: natural_key(file.path.name)), rule)
 
 
 def _warnings(table: _Table) -> Iterator[str]:
