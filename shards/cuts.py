@@ -1,7 +1,9 @@
-"""Shot cuts by color histograms: good for hard cuts; dissolves and fades are seen only when they are quick.
+"""Shot cuts: the built-in detector, and that of PySceneDetect.
 
-A cut lies where the histogram changes much more than it does in the frames around, and where none of the three frames
-after it looks like one before it or the reverse: that leaves camera motion, objects that pass by, and flashes alone.
+The built-in one compares color histograms. It is good for hard cuts; dissolves and fades are seen only when they are
+quick. A cut lies where the histogram changes much more than it does in the frames around, and where none of the three
+frames after it looks like one before it or the reverse: that leaves camera motion, objects that pass by, and flashes
+alone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["find_cuts"]
+from colocam_dist.errors import ConfigError
+
+__all__ = ["find_cuts", "find_cuts_by_scenedetect", "scenedetect_version"]
 
 _LEAST_CHANGE = 0.25  # half the L1 distance of two histograms that sum to 1; 0 = equal, 1 = disjoint
 _RATIO = 3.0  # to the median change of the neighborhood
@@ -37,6 +41,44 @@ def find_cuts(images_BGR: Iterable[NDArray[np.uint8]]) -> list[int]:
         if changes[t - 1] >= _RATIO * usual and min(after.min(), before.min()) >= _LEAST_CHANGE:
             cuts.append(int(t))
     return cuts
+
+
+def scenedetect_version() -> str | None:
+    """Version of PySceneDetect; None if it is not installed."""
+    try:
+        import scenedetect
+    except ImportError:
+        return None
+    return str(scenedetect.__version__)
+
+
+def find_cuts_by_scenedetect(images_BGR: Iterable[NDArray[np.uint8]], fps: float) -> list[int]:
+    """As :func:`find_cuts`, by PySceneDetect's AdaptiveDetector, whose shots have 15 frames at least.
+
+    It is given our frames instead of the file, so that the numbers are ours.
+
+    Args:
+        images_BGR: uint8 [H, W, 3] each, all of one video in order.
+        fps: frames per second; only a scale here.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from scenedetect import AdaptiveDetector, FrameTimecode
+    except ImportError as error:
+        raise ConfigError(
+            "PySceneDetect is not installed",
+            where="--cuts scenedetect",
+            fix="pip install 'colocam-dist[shots]', or take --cuts histogram",
+        ) from error
+    detector, last, cuts = AdaptiveDetector(), None, []
+    for number, image in enumerate(images_BGR):
+        last = FrameTimecode(number, fps)
+        cuts += detector.process_frame(last, image)
+    if last is not None:
+        cuts += detector.post_process(last)
+    return sorted({int(cut.frame_num) for cut in cuts} - {0})
 
 
 def _histogram(image_BGR: NDArray[np.uint8]) -> NDArray[np.float32]:

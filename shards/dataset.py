@@ -11,9 +11,9 @@ import cv2
 
 from colocam_dist.data.manifest import manifest_name
 from colocam_dist.errors import DataError
-from shards.files import remove_leftovers
 from shards.images import PictureRule
-from shards.manifest import remove_stale_shards, shards_on_disk, write_manifest
+from shards.manifest import remove_stale_shards, shards_among, write_manifest
+from shards.output import LocalOutput, Output
 from shards.plan import group_units
 from shards.pool import run_jobs
 from shards.sources.base import SPLITS, Inputs
@@ -59,13 +59,20 @@ class SplitSummary:
     seconds: float
 
 
-def build_dataset(inputs: Inputs, folder: Path, options: BuildOptions) -> list[SplitSummary]:
+def build_dataset(inputs: Inputs, target: Path | Output, options: BuildOptions) -> list[SplitSummary]:
     """Write the shards of all wanted splits. An interrupted build, called again, goes on after its finished shards.
+
+    Args:
+        inputs: what a source found.
+        target: where to.
+        options: how shards are written.
 
     Raises:
         DataError: a wanted split has no input; the folder holds shards of other inputs or options; an input turned out
-            to be unreadable. Shards that were finished before the error stay, but the split has no manifest.
+            to be unreadable; too little space. Shards that were finished before the error stay, but the split has no
+            manifest.
     """
+    output = LocalOutput(target) if isinstance(target, Path) else target
     for warning in inputs.warnings:
         _log.warning("%s", warning)
     present = {unit.split for unit in inputs.units}
@@ -77,52 +84,74 @@ def build_dataset(inputs: Inputs, folder: Path, options: BuildOptions) -> list[S
             fix="change --splits",
         )
     wanted = [split for split in SPLITS if split in (options.splits or present)]
-    jobs = {split: _jobs(inputs, split, folder, options) for split in wanted}
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
+    jobs = {split: _jobs(inputs, split, output, options) for split in wanted}
+    output.prepare()
     if not options.overwrite:
-        _refuse_other_shards(folder, jobs)
-    return [_build_split(split, jobs[split], inputs, folder, options) for split in wanted]
+        _refuse_other_shards(output, jobs)
+    _check_space(output, jobs, inputs.estimate_excess)
+    return [_build_split(split, jobs[split], inputs, output, options) for split in wanted]
 
 
-def _jobs(inputs: Inputs, split: str, folder: Path, options: BuildOptions) -> list[ShardJob]:
+def _jobs(inputs: Inputs, split: str, output: Output, options: BuildOptions) -> list[ShardJob]:
     groups = group_units((unit for unit in inputs.units if unit.split == split), int(options.shard_mb * 1e6))
     return [
-        ShardJob(folder, f"{split}-{number:06d}.tar", units, options.rule, options.frames_per_piece, inputs.settings)
+        ShardJob(output, f"{split}-{number:06d}.tar", units, options.rule, options.frames_per_piece, inputs.settings)
         for number, units in enumerate(groups)
     ]
 
 
-def _refuse_other_shards(folder: Path, jobs: dict[str, list[ShardJob]]) -> None:
+def _refuse_other_shards(output: Output, jobs: dict[str, list[ShardJob]]) -> None:
+    names = output.names()
     for split, planned in jobs.items():
-        notes = shards_on_disk(folder, split, ".done")
+        notes = shards_among(names, split, ".done")
         mine = {done_name(job.name) for job in planned if finished_shard(job)}
         others = [name for name in notes if name not in mine]
         if others:
             raise DataError(
                 f"the folder holds {len(others)} shards of split '{split}' that were built from other inputs, with "
                 "other options, or with another OpenCV",
-                where=folder,
+                where=output.location,
                 got=", ".join(others[:5]) + (", ..." if len(others) > 5 else ""),
                 fix="write to another folder, or give --overwrite to replace them",
             )
 
 
-def _build_split(split: str, jobs: list[ShardJob], inputs: Inputs, folder: Path, options: BuildOptions) -> SplitSummary:
+def _check_space(output: Output, jobs: dict[str, list[ShardJob]], excess: float) -> None:
+    """Refuse to begin what cannot be finished.
+
+    Raises:
+        DataError: even if the estimate is too high by the factor ``excess``, the shards do not fit.
+    """
+    free = output.free_bytes()
+    todo = [job for planned in jobs.values() for job in planned if not finished_shard(job)]
+    needed = sum(unit.estimated_bytes for job in todo for unit in job.units)
+    if free is not None and needed / excess > free:
+        raise DataError(
+            "there is too little space for the shards",
+            where=output.location,
+            got=f"{free / 1e9:.2f} GB free",
+            wanted=f"about {needed / 1e9:.2f} GB for {len(todo)} shards",
+            fix="free some space, write to another disk, or store smaller frames (--short-side)",
+        )
+
+
+def _build_split(
+    split: str, jobs: list[ShardJob], inputs: Inputs, output: Output, options: BuildOptions
+) -> SplitSummary:
     began = time.monotonic()
     finished = {job.name: shard for job in jobs if (shard := finished_shard(job))}
     todo = [job for job in jobs if job.name not in finished]
     if todo:  # until all shards are there again, no manifest may vouch for them
-        (folder / manifest_name(split)).unlink(missing_ok=True)
+        output.remove(manifest_name(split))
     written = run_jobs(write_shard, todo, workers=options.workers, title=split, unit="shard") if todo else []
     by_name: dict[str, Shard] = {**finished, **{shard.name: shard for shard in written}}
     shards = [by_name[job.name] for job in jobs]
     for shard in shards:
         for warning in shard.warnings:
             _log.warning("%s", warning)
-    remove_stale_shards(folder, split, keep=set(by_name))
+    remove_stale_shards(output, split, keep=set(by_name))
     write_manifest(
-        folder,
+        output,
         split,
         classes=inputs.classes,
         shards=shards,

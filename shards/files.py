@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -40,11 +41,14 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of processes of this machine that are no more."""
+    """Delete the temporary files and folders of processes of this machine that are no more."""
     for path in folder.glob(".*.tmp.*"):
         owner = _LEFTOVER.fullmatch(path.name)
         if owner and not _alive(int(owner[1])):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

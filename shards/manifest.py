@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from colocam_dist.data.manifest import MANIFEST_VERSION, index_name, manifest_name, seal_manifest
-from shards.files import replaced
+from shards.output import Output
 from shards.writer import Shard, done_name
 
-__all__ = ["remove_stale_shards", "shards_on_disk", "write_manifest"]
+__all__ = ["remove_stale_shards", "shards_among", "write_manifest"]
 
 
 def write_manifest(
-    folder: Path,
+    output: Output,
     split: str,
     *,
     classes: tuple[str, ...],
@@ -25,7 +25,7 @@ def write_manifest(
     """Declare a split finished.
 
     Args:
-        folder: folder of the dataset.
+        output: where the dataset is written.
         split: "train", "val" or "test".
         classes: all classes of the dataset, sorted.
         shards: in order.
@@ -51,19 +51,19 @@ def write_manifest(
         "settings": settings,
         "source": {**source, "warnings": [warning for shard in shards for warning in shard.warnings]},
     }
-    with replaced(folder / manifest_name(split)) as stream:
+    with output.publish(manifest_name(split)) as stream:
         stream.write(seal_manifest(manifest))
 
 
-def shards_on_disk(folder: Path, split: str, suffix: str = ".tar") -> list[str]:
-    """Names of the split's shards of which a file with this suffix is in the folder, finished or not, sorted."""
+def shards_among(names: Iterable[str], split: str, suffix: str = ".tar") -> list[str]:
+    """Of the names of files, those of the split's shards with this suffix, finished or not, sorted."""
     pattern = re.compile(re.escape(split) + r"-\d{6,}" + re.escape(suffix))
-    return sorted(path.name for path in folder.glob(f"{split}-*{suffix}") if pattern.fullmatch(path.name))
+    return sorted(name for name in names if pattern.fullmatch(name))
 
 
-def remove_stale_shards(folder: Path, split: str, keep: set[str]) -> None:
+def remove_stale_shards(output: Output, split: str, keep: set[str]) -> None:
     """Delete shards of the split that a build with another plan has left, so that ``<split>-*.tar`` is right."""
-    for name in shards_on_disk(folder, split):
+    for name in shards_among(output.names(), split):
         if name not in keep:
             for file in (name, index_name(name), done_name(name)):
-                (folder / file).unlink(missing_ok=True)
+                output.remove(file)

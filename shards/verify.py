@@ -26,7 +26,7 @@ from colocam_dist.data.storage import LocalFolder
 from colocam_dist.errors import DataError
 from shards.files import sha256_of
 from shards.images import decodes
-from shards.manifest import shards_on_disk
+from shards.manifest import shards_among
 from shards.pieces import read_shard
 from shards.pool import run_jobs
 from shards.sources.base import SPLITS
@@ -76,6 +76,7 @@ def verify(folder: Path, *, workers: int = 1) -> Report:
     splits = [split for split in SPLITS if (folder / manifest_name(split)).is_file()]
     if not splits:
         raise DataError("there are no finished shards", where=folder, fix="build them: python -m shards.build --help")
+    names = [path.name for path in folder.iterdir()]
     problems: list[Problem] = []
     checks: list[_Check] = []
     for split in SPLITS:
@@ -88,7 +89,7 @@ def verify(folder: Path, *, workers: int = 1) -> Report:
         known = {entry["name"] for entry in listed}
         problems += [
             Problem(name, "", "not in the manifest of its split")
-            for name in shards_on_disk(folder, split)
+            for name in shards_among(names, split)
             if name not in known
         ]
         checks += [_Check(folder, entry) for entry in listed]

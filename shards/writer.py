@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from io import BytesIO
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any
 
 import cv2
 
 from colocam_dist.data.manifest import index_name
-from shards.files import replaced, sha256_of
 from shards.images import PictureRule
+from shards.output import Output
 from shards.sources.base import Frame, Unit, fingerprint_of
 from shards.tables import Tables
 
@@ -63,7 +62,7 @@ class ShardJob:
     """All that a process needs to write one shard.
 
     Attributes:
-        folder: where to.
+        output: where to.
         name: file name of the tar.
         units: what goes into it, in order.
         rule: how frames are stored.
@@ -71,7 +70,7 @@ class ShardJob:
         settings: options of the source (JSON); part of the fingerprint only.
     """
 
-    folder: Path
+    output: Output
     name: str
     units: tuple[Unit, ...]
     rule: PictureRule
@@ -93,46 +92,46 @@ def done_name(shard: str) -> str:
 def finished_shard(job: ShardJob) -> Shard | None:
     """The shard that an earlier build made from the same inputs with the same options, if its files are still there."""
     try:
-        note = json.loads((job.folder / done_name(job.name)).read_bytes())
+        note = json.loads(job.output.read(done_name(job.name)))
         shard = Shard(**{**note["shard"], "warnings": tuple(note["shard"]["warnings"])})
-        size = (job.folder / job.name).stat().st_size
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    same = note["inputs"] == job.fingerprint and size == shard.bytes and (job.folder / index_name(job.name)).is_file()
-    return shard if same else None
+    sizes = job.output.size(job.name), job.output.size(index_name(job.name))
+    return shard if note["inputs"] == job.fingerprint and sizes == (shard.bytes, shard.index_bytes) else None
 
 
 def write_shard(job: ShardJob) -> Shard:
     """Write a shard, its index and its ``.done`` file, in this order.
 
     Raises:
-        DataError: an input cannot be read; nothing is left under a final name.
+        DataError: an input cannot be read, or no space is left; nothing is left under a final name.
     """
-    path = job.folder / job.name
-    (job.folder / done_name(job.name)).unlink(missing_ok=True)
+    job.output.remove(done_name(job.name))
     tables = Tables()
     warnings: list[str] = []
-    with replaced(path) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        job.output.publish(job.name) as tar_file,
+        tarfile.open(fileobj=tar_file, mode="w", format=tarfile.USTAR_FORMAT) as tar,  # type: ignore[call-overload]
+    ):
         for unit in job.units:
             for shot, frames in groupby(unit.frames(job.rule, warnings.append), key=lambda frame: frame.shot):
                 tables.add_shot(unit.cls, unit.video, shot)
                 _write_shot(tar, (unit.cls, unit.video, shot), frames, job.frames_per_piece, tables)
-    index = path.with_name(index_name(job.name))
-    with replaced(index) as stream:
-        stream.write(tables.npz())
+    with job.output.publish(index_name(job.name)) as index:
+        index.write(tables.npz())
     shard = Shard(
         name=job.name,
-        bytes=path.stat().st_size,
-        sha256=sha256_of(path),
-        index_bytes=index.stat().st_size,
-        index_sha256=sha256_of(index),
+        bytes=tar_file.bytes,
+        sha256=tar_file.sha256,
+        index_bytes=index.bytes,
+        index_sha256=index.sha256,
         shots=tables.n_shots,
         frames=tables.n_frames,
         boxes=tables.n_boxes,
         warnings=tuple(warnings),
     )
-    with replaced(path.with_name(done_name(job.name))) as stream:
-        stream.write(json.dumps({"inputs": job.fingerprint, "shard": asdict(shard)}, indent=1).encode())
+    with job.output.publish(done_name(job.name)) as done:
+        done.write(json.dumps({"inputs": job.fingerprint, "shard": asdict(shard)}, indent=1).encode())
     return shard
 
 

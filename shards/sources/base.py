@@ -100,6 +100,7 @@ class Inputs:
         settings: options of the source that shape the output (JSON).
         receipt: what was read and left out (JSON), kept in the manifest.
         warnings: what the user should know.
+        estimate_excess: the factor by which the units' estimated bytes may be too high; 1 = about right.
     """
 
     units: tuple[Unit, ...]
@@ -107,6 +108,7 @@ class Inputs:
     settings: dict[str, Any]
     receipt: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    estimate_excess: float = 1.0
 
 
 def fingerprint_of(*facts: Any) -> str:

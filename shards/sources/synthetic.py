@@ -7,7 +7,8 @@ from pathlib import Path
 
 from shards.images import PictureRule
 from shards.sources.base import Inputs
-from shards.sources.videos import VideoOptions, read_videos
+from shards.sources.video_unit import VideoOptions
+from shards.sources.videos import read_videos
 from shards.synthetic.generate import SyntheticOptions, generate_videos
 
 __all__ = ["read_synthetic"]

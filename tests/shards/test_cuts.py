@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
+import pytest
 
-from shards.cuts import find_cuts
+from shards.cuts import find_cuts, find_cuts_by_scenedetect, scenedetect_version
 
 
 def pan(image: np.ndarray, frames: int, step: int = 3) -> Iterator[np.ndarray]:
@@ -46,3 +47,13 @@ def test_very_short_videos(picture: Callable[..., np.ndarray]) -> None:
     first, second = (scene[:, :77] for scene in scenes(picture)[:2])
     assert find_cuts([first]) == []
     assert find_cuts([first, second]) == [1]
+
+
+def test_scenedetect_numbers_frames_as_we_do(picture: Callable[..., np.ndarray]) -> None:
+    pytest.importorskip("scenedetect")
+    lengths = (22, 17, 31)
+    video = [frame for scene, n in zip(scenes(picture)[:3], lengths, strict=True) for frame in pan(scene, n)]
+    assert find_cuts_by_scenedetect(video, 25.0) == [22, 39]
+    assert find_cuts_by_scenedetect(video[:5], 25.0) == []
+    assert find_cuts_by_scenedetect([], 25.0) == []
+    assert scenedetect_version()

@@ -106,6 +106,18 @@ def test_a_split_that_is_not_there(tiny_frames: Path, frame_folder: Any, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_too_little_space_is_noticed_before_anything_is_written(
+    tiny_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = sum(path.stat().st_size for path in tiny_frames.glob("*/*/*/*.jpg"))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": needed - 1})())
+    with pytest.raises(DataError, match=r"too little space(.|\n)*about 0.00 GB for 10 shards"):
+        build(tiny_frames, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": needed})())
+    build(tiny_frames, tmp_path / "out")
+
+
 def test_pictures_that_turn_out_to_be_damaged(frame_folder: Any, tmp_path: Path) -> None:
     for shot in "abc":
         frame_folder.add_shot("train", f"cat/v/{shot}", 3)

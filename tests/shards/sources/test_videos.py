@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from colocam_dist.data.index import ShotIndex
-from colocam_dist.errors import DataError
+from colocam_dist.errors import ConfigError, DataError
 from shards.dataset import BuildOptions, build_dataset
 from shards.images import PictureRule
-from shards.sources.videos import VideoOptions, read_videos
+from shards.sources.video_unit import VideoOptions
+from shards.sources.videos import read_videos
 
 RULE = PictureRule(360, 320, 95)
 WIDTH, HEIGHT = 96, 64
@@ -74,7 +76,7 @@ def test_every_keeps_the_numbers(tmp_path: Path) -> None:
     assert [frame.name for frame in frames] == ["000000", "000004", "000008"]
     assert [number_on(frame.jpeg) for frame in frames] == [0, 4, 8]
     assert [frame.boxes for frame in frames] == [(), (), ((1, 2, 30, 40),)]
-    assert warnings == ["cat/a: 1 boxes lie on frames that --every 4 leaves out"]
+    assert warnings == ["cat/a: 1 boxes lie on frames that are left out"]
 
 
 def test_cuts_make_shots(tmp_path: Path, picture: Callable[..., np.ndarray]) -> None:
@@ -83,9 +85,9 @@ def test_cuts_make_shots(tmp_path: Path, picture: Callable[..., np.ndarray]) -> 
         for s, t in enumerate(((0.2, 0.5, 1.0), (1.0, 0.5, 0.2), (0.3, 1.0, 0.3)))
     ]
     write_video(tmp_path / "cat/a.mp4", [scenes[0]] * 9 + [scenes[1]] * 6 + [scenes[2]] * 12)
-    frames, _ = frames_of(tmp_path, VideoOptions())
+    frames, _ = frames_of(tmp_path, VideoOptions(cuts="histogram"))
     assert [frame.shot for frame in frames] == ["0000"] * 9 + ["0001"] * 6 + ["0002"] * 12
-    frames, _ = frames_of(tmp_path, VideoOptions(every=5))
+    frames, _ = frames_of(tmp_path, VideoOptions(cuts="histogram", every=5))
     assert [(frame.shot, frame.name) for frame in frames] == [
         ("0000", "000000"),
         ("0000", "000005"),
@@ -145,42 +147,141 @@ def test_a_table_may_say_the_splits(tmp_path: Path) -> None:
         assert text in str(caught.value)
 
 
-def test_bad_videos_are_named_all_at_once_or_left_out(tmp_path: Path) -> None:
+STRICT = VideoOptions(cuts="none", strict=True)
+
+
+def test_bad_videos_are_left_out_or_named_all_at_once(tmp_path: Path) -> None:
     write_video(tmp_path / "cat/good.mp4", stamped(3))
+    whole = write_video(tmp_path / "cat/whole.avi", stamped(40)).read_bytes()
+    (tmp_path / "cat/cut.avi").write_bytes(whole[: len(whole) * 6 // 10])
     (tmp_path / "cat/empty.mp4").touch()
     (tmp_path / "cat/text.avi").write_text("this is no video " * 100)
-    (tmp_path / "dog").mkdir()
-    (tmp_path / "dog/cut.mp4").write_bytes((tmp_path / "cat/good.mp4").read_bytes()[:300])
-    (tmp_path / "dog/._hidden.mp4").write_text("not looked at")
+    (tmp_path / "cat/short.mp4").write_bytes((tmp_path / "cat/good.mp4").read_bytes()[:300])
+    (tmp_path / "cat/._hidden.mp4").write_text("not looked at")
+    why = {
+        "cat/cut.avi": f"it is cut off: {len(whole) * 6 // 10} of {len(whole) - 1} bytes are there",
+        "cat/short.mp4": "it is cut off: 300 of",
+        "cat/empty.mp4": "the file is empty",
+        "cat/text.avi": "it is not a video that can be decoded",
+    }
+    inputs = read_videos(tmp_path, RULE, NONE)
+    assert [unit.video for unit in inputs.units] == ["good", "whole"]
+    skipped = {video["path"]: video["why"] for video in inputs.receipt["skipped_videos"]}
+    assert skipped.keys() == why.keys()
+    for path, text in why.items():
+        assert skipped[path].startswith(text)
+    assert len(inputs.warnings) == 4
     with pytest.raises(DataError) as caught:
-        read_videos(tmp_path, RULE, NONE)
-    for text in (
-        "3 problems",
-        "cat/empty.mp4: the file is empty",
-        "cat/text.avi: no frame can be decoded",
-        "dog/cut.mp4: no frame can be decoded",
-    ):
+        read_videos(tmp_path, RULE, STRICT)
+    for text in ("4 problems", *(f"{path}: {text}" for path, text in why.items())):
         assert text in str(caught.value)
-    inputs = read_videos(tmp_path, RULE, VideoOptions(cuts="none", skip_bad=True))
-    assert [unit.video for unit in inputs.units] == ["good"]
-    assert [video["path"] for video in inputs.receipt["skipped_videos"]] == [
-        "cat/empty.mp4",
-        "cat/text.avi",
-        "dog/cut.mp4",
-    ]
-    assert len(inputs.warnings) == 3
+
+
+def test_no_class_is_lost_in_silence(tmp_path: Path) -> None:
+    write_video(tmp_path / "cat/good.mp4", stamped(3))
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/a.mp4").touch()
+    with pytest.raises(DataError, match=r"classes would be lost(.|\n)*got: dog"):
+        read_videos(tmp_path, RULE, NONE)
     (tmp_path / "cat/good.mp4").unlink()
-    with pytest.raises(DataError, match="no video can be decoded"):
-        read_videos(tmp_path, RULE, VideoOptions(cuts="none", skip_bad=True))
+    with pytest.raises(DataError, match=r"no video can be decoded(.|\n)*dog/a.mp4: the file is empty"):
+        read_videos(tmp_path, RULE, NONE)
 
 
-def test_a_video_that_ends_early_is_a_warning(tmp_path: Path) -> None:
+def test_a_header_that_promises_too_much_is_a_warning(tmp_path: Path) -> None:
     path = write_video(tmp_path / "cat/a.avi", stamped(40))
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) * 6 // 10])
+    data = bytearray(path.read_bytes())
+    at = data.index(b"strh") + 8 + 32  # dwLength of the stream
+    assert int.from_bytes(data[at : at + 4], "little") == 40
+    data[at : at + 4] = (60).to_bytes(4, "little")
+    path.write_bytes(data)
     frames, warnings = frames_of(tmp_path, NONE)
-    assert 5 < len(frames) < 36
-    assert warnings == [f"cat/a: {len(frames)} frames, though its header promises 40"]
+    assert len(frames) == 40
+    assert warnings == ["cat/a: 40 frames, though its header promises 60"]
+
+
+def cuts_csv(folder: Path, *rows: str) -> None:
+    (folder / "cuts.csv").write_text("path,frame\n" + "".join(f"{row}\n" for row in rows))
+
+
+def test_given_cuts_come_first(tmp_path: Path) -> None:
+    write_video(tmp_path / "cat/a.mp4", stamped(9))
+    write_video(tmp_path / "cat/b.mp4", stamped(5))
+    cuts_csv(tmp_path, "cat/a.mp4,7", "cat/a.mp4,2")
+    frames, _ = frames_of(tmp_path, VideoOptions(cuts="table"), video="a")
+    assert [frame.shot for frame in frames] == ["0000"] * 2 + ["0001"] * 5 + ["0002"] * 2
+    frames, _ = frames_of(tmp_path, VideoOptions(cuts="table"), video="b")  # a video without rows is one shot
+    assert {frame.shot for frame in frames} == {"0000"}
+    assert read_videos(tmp_path, RULE, VideoOptions(cuts="table")).settings["cuts"] == "table"
+    auto = read_videos(tmp_path, RULE, VideoOptions())
+    assert [unit.method for unit in auto.units] == ["table", "scenedetect"]  # type: ignore[attr-defined]
+    assert auto.settings["cuts"].startswith("scenedetect 0.")
+    assert auto.settings["cuts"].endswith("+table")
+    before = {unit.video: unit.fingerprint for unit in auto.units}
+    cuts_csv(tmp_path, "cat/a.mp4,7")
+    after = {unit.video: unit.fingerprint for unit in read_videos(tmp_path, RULE, VideoOptions()).units}
+    assert {video for video in before if before[video] != after[video]} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ("cat/b.mp4,3", "cat/b.mp4 is none of the videos"),
+        ("cat/a.mp4,0", "'0' is not the number of a frame after the first"),
+        ("cat/a.mp4,x", "'x' is not the number"),
+        ("cat/a.mp4,3\ncat/a.mp4,3", "the cut at frame 3 stands there twice"),
+    ],
+)
+def test_cuts_that_make_no_sense(tmp_path: Path, row: str, text: str) -> None:
+    write_video(tmp_path / "cat/a.mp4", stamped(5))
+    cuts_csv(tmp_path, row)
+    with pytest.raises(DataError, match=text):
+        read_videos(tmp_path, RULE, VideoOptions(cuts="table"))
+
+
+def test_a_cut_beyond_the_end_and_a_missing_table(tmp_path: Path) -> None:
+    write_video(tmp_path / "cat/a.mp4", stamped(5))
+    with pytest.raises(DataError, match=r"no table of cuts(.|\n)*cuts.csv"):
+        read_videos(tmp_path, RULE, VideoOptions(cuts="table"))
+    cuts_csv(tmp_path, "cat/a.mp4,5")
+    with pytest.raises(DataError, match=r"cuts.csv names frame 5(.|\n)*5 frames"):
+        frames_of(tmp_path, VideoOptions(cuts="table"))
+
+
+def test_the_detector_that_is_there_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_video(tmp_path / "cat/a.mp4", stamped(5))
+    with caplog.at_level("INFO"):
+        assert read_videos(tmp_path, RULE, VideoOptions()).settings["cuts"].startswith("scenedetect")
+    assert "found by scenedetect: it is installed" in caplog.text
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    assert read_videos(tmp_path, RULE, VideoOptions()).settings["cuts"] == "histogram"
+    with pytest.raises(ConfigError, match=r"not installed(.|\n)*colocam-dist\[shots\]"):
+        read_videos(tmp_path, RULE, VideoOptions(cuts="scenedetect"))
+
+
+@pytest.mark.parametrize(("fps", "kept"), [(10, range(11)), (5, range(0, 11, 2)), (3, [0, 4, 7, 10]), (50, range(11))])
+def test_frames_per_second(tmp_path: Path, fps: float, kept: Sequence[int]) -> None:
+    """At 10 frames per second, the first frames at or after 0, 1/3, 2/3, ... seconds are 0, 4, 7, 10."""
+    write_video(tmp_path / "cat/a.mp4", stamped(11))
+    frames, _ = frames_of(tmp_path, VideoOptions(cuts="none", fps=fps))
+    assert [int(frame.name) for frame in frames] == list(kept)
+    assert [number_on(frame.jpeg) for frame in frames] == list(kept)
+
+
+def test_frames_per_second_of_a_variable_rate(tmp_path: Path, edit_mp4: Any) -> None:
+    """Frames at 0, .1, .2, .3, .4, then every half second: one per half second are 0, 5, 6, 7, ... after 0.5 s."""
+    path = write_video(tmp_path / "cat/a.mp4", stamped(10))
+    edit_mp4(path, durations=[0.1] * 4 + [0.5] * 6)
+    frames, _ = frames_of(tmp_path, VideoOptions(cuts="none", fps=2))
+    assert [number_on(frame.jpeg) for frame in frames] == [0, 5, 6, 7, 8, 9]
+    assert len(frames_of(tmp_path, NONE)[0]) == 10
+
+
+def test_two_ways_to_thin_out_are_refused() -> None:
+    with pytest.raises(ConfigError, match="thinned out in two ways"):
+        VideoOptions(every=2, fps=5.0)
 
 
 def test_an_empty_folder_says_what_was_wanted(tmp_path: Path) -> None:

@@ -112,7 +112,11 @@ def test_a_video_in_both_ground_truths(raw: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("cow00000099", "frame 00000099 is in no shot"), ("cat00000002", "is not a frame of cow"), ("cow2", "not a frame")],
+    [
+        ("cow00000099", "frame 00000099 is in no shot"),
+        ("cat00000002", "is not a frame of cow"),
+        ("cow2", "not a frame"),
+    ],
 )
 def test_ground_truth_that_makes_no_sense(raw: Any, name: str, text: str) -> None:
     raw.truth["cow", "Training"].append((name, BOX))
