@@ -61,7 +61,7 @@ def _inputs(
     if fractions is not None and options.source not in ("videos", "synthetic"):
         raise ConfigError("this source says which split a frame is in", where="--splits", wanted="names, no shares")
     if options.source == "frames-csv":
-        return read_frames_csv(options.input, rule)
+        return read_frames_csv(options.input, rule, options.pictures)
     if options.source == "videos":
         how = VideoOptions(
             cuts=options.cuts,

@@ -23,7 +23,7 @@ _YOUTUBE_OBJECTS: dict[str, object] = {
 }
 # Options that only some sources have, with their defaults; the parser itself defaults to None to see what was given.
 _DEFAULTS: dict[str, dict[str, object]] = {
-    "frames-csv": {"input": None},
+    "frames-csv": {"input": None, "pictures": None},
     "videos": {"input": None, "every": 1, "fps": None, "cuts": "auto", "box_offset": 0, "strict": False},
     "youtube-objects-v1": _YOUTUBE_OBJECTS,
     "youtube-objects-v2.2": _YOUTUBE_OBJECTS,
@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="frames-csv: folder with frames.csv; videos: folder of class/video.mp4, or a CSV file path,class[,split]; "
         "youtube-objects: folder in which the archives were unpacked",
+    )
+    files.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="frames-csv: folder of the pictures (default: that of the tables)"
     )
     videos = parser.add_argument_group("videos")
     videos.add_argument("--every", type=_number(1), metavar="K", help="keep every K-th frame (default 1)")

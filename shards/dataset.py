@@ -11,10 +11,10 @@ import cv2
 
 from colocam_dist.data.manifest import manifest_name
 from colocam_dist.errors import DataError
+from shards.grouping import group_units
 from shards.images import PictureRule
 from shards.manifest import remove_stale_shards, shards_among, write_manifest
 from shards.output import LocalOutput, Output
-from shards.plan import group_units
 from shards.pool import run_jobs
 from shards.sources.base import SPLITS, Inputs
 from shards.writer import Shard, ShardJob, done_name, finished_shard, write_shard

@@ -1,9 +1,10 @@
 """Frames that are already pictures, listed in ``frames.csv``.
 
 ``frames.csv`` has the columns split, path, class, width, height; ``boxes.csv``, which may be absent, has split, path,
-x0, y0, x1, y1 and one row a box. Paths are below the folder of the tables and of the form class/video/shot/frame.jpg,
-or of any other form if ``frames.csv`` says video and shot in columns of their own. Sizes and boxes are in pixels of the
-picture as it is seen, that is after its EXIF orientation. The frames of a shot are in natural order of their names.
+x0, y0, x1, y1 and one row a box. Paths are below the folder of the tables (or another one that is given), and of the
+form class/video/shot/frame.jpg, or of any other form if ``frames.csv`` says video and shot in columns of their own.
+Sizes and boxes are in pixels of the picture as it is seen, that is after its EXIF orientation. The frames of a shot are
+in natural order of their names.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class _Table:
     """What was found while the tables were read."""
 
     folder: Path
+    pictures: Path
     problems: list[str] = field(default_factory=list)
     shots: dict[tuple[str, str, str], list[FrameFile]] = field(default_factory=lambda: defaultdict(list))
     splits: dict[tuple[str, str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -43,14 +45,19 @@ class _Table:
     clipped: int = 0
 
 
-def read_frames_csv(folder: Path, rule: PictureRule) -> Inputs:
+def read_frames_csv(folder: Path, rule: PictureRule, pictures: Path | None = None) -> Inputs:
     """Read the tables and check them against the headers of all pictures.
+
+    Args:
+        folder: where the tables are.
+        rule: how frames are stored.
+        pictures: the folder below which paths lie; None = the folder of the tables.
 
     Raises:
         DataError: a table cannot be read, or (one error for all) a file is absent, not a JPEG, listed twice, of another
             size or at another place than the table says, or a box is empty, inverted, doubled, or outside its picture.
     """
-    table = _Table(folder)
+    table = _Table(folder, pictures or folder)
     rows = list(read_rows(folder / "frames.csv", ("split", "path", "class", "width", "height"), ("video", "shot")))
     if not rows:
         table.problems.append("frames.csv has no rows")
@@ -101,7 +108,7 @@ def _take(table: _Table, row: Row, boxes: list[tuple[Row, Box]]) -> None:
         table.problems.append(f"{row.where}: {problem}")
         return
     table.split_of[row["path"]] = row["split"]
-    file = table.folder / path
+    file = table.pictures / path
     try:
         with file.open("rb") as stream:
             header = read_jpeg_header(stream)

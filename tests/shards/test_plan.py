@@ -1,53 +1,50 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from shards.images import PictureRule
-from shards.plan import group_units
-from shards.sources.base import Frame, Unit, natural_key, share_out
-
-
-@dataclass(frozen=True)
-class Sized(Unit):
-    def frames(self, rule: PictureRule, warn: Callable[[str], None]) -> Iterator[Frame]:
-        raise AssertionError("planning reads no frames")
+from shards.plan import main, wait_share
+from shards.simulate import Cluster, Forecast
 
 
-def unit(video: str, size: int, cls: str = "cat", shot: str = "0") -> Sized:
-    return Sized("train", cls, video, shot, size, "")
+def epoch(frames_per_step: int, steps: int = 10) -> Forecast:
+    empty = np.zeros(1, np.int64)
+    return Forecast(steps, 1, frames_per_step, empty.astype(float), empty, empty, 0, 0, [])
 
 
-def test_shards_are_filled_in_sorted_order() -> None:
-    units = [unit("v10", 40), unit("v2", 30), unit("v1", 50), unit("v3", 20, "ant"), unit("v4", 200), unit("v5", 1)]
-    groups = group_units(units, 100)
-    assert [[u.cls + u.video for u in group] for group in groups] == [
-        ["antv3", "catv1", "catv2"],
-        ["catv4"],
-        ["catv5", "catv10"],
-    ]
+def test_the_slowest_sets_the_pace() -> None:
+    local = Cluster(1, 1, workers=2)
+    assert wait_share(epoch(32), local, 0.001, 0.05, 0, None) == 0.0  # 16 ms of reading beside 50 ms of computing
+    assert wait_share(epoch(32), local, 0.010, 0.05, 0, None) == pytest.approx(1 - 0.05 / 0.16)
+    assert wait_share(epoch(32), Cluster(1, 1, workers=0), 0.001, 0.05, 0, None) == pytest.approx(1 - 0.05 / 0.082)
+    # 10 steps of 0.05 s take 0.5 s; a line of 1 MB/s brings 1 MB in a second.
+    assert wait_share(epoch(32), local, 0.001, 0.05, 10**6, 1e6) == pytest.approx(0.5)
 
 
-def test_the_order_of_the_input_does_not_matter() -> None:
-    rng = np.random.default_rng(0)
-    units = [unit(f"v{i}", int(size), shot=str(i % 3)) for i, size in enumerate(rng.integers(1, 60, 50))]
-    groups = group_units(units, 100)
-    shuffled = [units[i] for i in rng.permutation(50)]
-    assert group_units(shuffled, 100) == groups
-    assert all(sum(u.estimated_bytes for u in group) <= 100 for group in groups)
-    assert sorted(u.video for group in groups for u in group) == sorted(u.video for u in units)
+def test_the_table(tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"--shards {tiny_shards} --ranks 3 --global-batch 6 --step-time 0.5 --cache-gb 1 --frame-ms 2 --resize 32"
+    assert main(words.split()) == 0
+    table = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert table["data"] == "21 shots of 99 frames"
+    assert table["steps an epoch"] == "4 of 6 windows, 2 a rank"
+    assert table["cluster"] == "3 ranks on 1 nodes, 2 workers a rank"
+    assert table["a rank's loader gives"] == "1000 frames/s = 125.00 steps/s"
+    assert table["predicted data wait"] == "0.0% of the time at 0.5 s a step"
+    assert table["shards of a node"].startswith("6 of 6, ")
 
 
-def test_numbers_in_names_sort_as_numbers() -> None:
-    names = ["frame10.jpg", "frame9.jpg", "frame009.jpg", "a", "10", "9", "²3"]
-    assert sorted(names, key=natural_key) == ["9", "10", "a", "frame009.jpg", "frame9.jpg", "frame10.jpg", "²3"]
+def test_a_frame_is_timed_if_nobody_says(tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"--shards {tiny_shards} --ranks 1 --global-batch 4 --resize 32".split()) == 0
+    assert re.search(r"cost of a frame +0\.\d\d ms of one core, timed now", capsys.readouterr().out)
 
 
-def test_shares() -> None:
-    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
-    assert [share_out(24, shares).count(split) for split in ("train", "val", "test")] == [17, 3, 4]
-    assert share_out(1, shares) == ["train"]
-    assert share_out(3, {"train": 0.1, "test": 0.9}) == ["train", "test", "test"]
-    assert share_out(2, {"test": 1.0}) == ["test", "test"]
+@pytest.mark.parametrize(
+    "words", ["--ranks 0 --global-batch 4", "--ranks 1 --global-batch 4 --step-time nan", "--ranks 1"]
+)
+def test_wrong_numbers(tiny_shards: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--shards", str(tiny_shards), *words.split()])
+    assert "error:" in capsys.readouterr().err

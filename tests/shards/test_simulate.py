@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.mixture import OrderSettings, epoch_order
+from colocam_dist.data.plan import Plan
+from colocam_dist.data.windows import window_lengths
+from colocam_dist.errors import ConfigError
+from shards.simulate import Cluster, Dataset, forecast, lru_traffic
+
+
+@pytest.mark.parametrize(
+    ("ranks", "per_node", "block", "lanes"),
+    [(1, 8, None, 1), (4, 2, None, 1), (6, 4, 2, 1), (4, 2, 1, 2), (4, 1, 2, 4)],
+)
+def test_it_counts_what_ranks_would_really_read(
+    tiny_shards: Path, ranks: int, per_node: int, block: int | None, lanes: int
+) -> None:
+    """Against a walk over the plan, window by window."""
+    index = ShotIndex.open(tiny_shards, "train")
+    batch = 12
+    found = forecast(
+        Dataset.of(index),
+        Cluster(ranks, per_node),
+        global_batch=batch,
+        n_frames=3,
+        central_fraction=0.6,
+        block_shards=block,
+        lanes=lanes,
+        seed=5,
+    )
+    order = epoch_order(index, OrderSettings(block_shards=block, lanes=lanes), seed=5, global_batch=batch)
+    plan = Plan(order, batch)
+    nodes = -(-ranks // per_node)
+    read = np.zeros(ranks)
+    used: list[dict[int, list[int]]] = [{} for _ in range(nodes)]
+    for step in range(plan.steps_per_epoch):
+        for rank in range(ranks):
+            for shot in plan.rank_windows(0, step, rank, ranks).shots.tolist():
+                facts = index.shots[shot]
+                frames = index.frame_size[facts.first_frame : facts.first_frame + facts.n_frames]
+                read[rank] += window_lengths(np.array([facts.n_frames]), 3, 0.6)[0] * frames.mean()
+                used[rank // per_node].setdefault(facts.shard, []).append(step)
+    sizes = {number: shard.bytes for number, shard in enumerate(index.shards)}
+    live = [
+        [shard for shard, steps in of_node.items() if min(steps) <= step <= max(steps)]
+        for of_node in used
+        for step in range(plan.steps_per_epoch)
+    ]
+    assert (found.steps, found.share, found.frames_per_step) == (
+        plan.steps_per_epoch,
+        batch // ranks,
+        3 * batch // ranks,
+    )
+    np.testing.assert_allclose(found.rank_bytes, read)
+    assert found.node_shards.tolist() == [len(of_node) for of_node in used]
+    assert found.node_fetch_bytes.tolist() == [sum(sizes[shard] for shard in of_node) for of_node in used]
+    assert found.live_shards == max(map(len, live))
+    assert found.live_bytes == max(sum(sizes[shard] for shard in shards) for shards in live)
+
+
+def test_lanes_let_every_node_fetch_its_own_part() -> None:
+    shards, of_each = 64, 32
+    shots = shards * of_each
+    data = Dataset(
+        np.full(shots, 8, np.int32),
+        np.repeat(np.arange(shards, dtype=np.int32), of_each),
+        np.full(shots, 100.0),
+        np.full(shards, 1000, np.int64),
+    )
+    cluster = Cluster(32, 4)
+    mixed = forecast(data, cluster, global_batch=64, n_frames=4)
+    lanes = forecast(data, cluster, global_batch=64, n_frames=4, block_shards=2, lanes=8)
+    assert mixed.node_shards.min() > 60  # everybody needs nearly everything
+    assert lanes.node_shards.tolist() == [8] * 8
+    assert lanes.node_fetch_bytes.sum() == 64_000
+    assert mixed.live_shards > 40
+    assert lanes.live_shards == 2
+    with pytest.raises(ConfigError, match="64 windows, 7 lanes"):
+        forecast(data, cluster, global_batch=64, n_frames=4, block_shards=2, lanes=7)
+
+
+def test_copies_make_the_data_larger(tiny_shards: Path) -> None:
+    index = ShotIndex.open(tiny_shards, "train")
+    one, three = Dataset.of(index), Dataset.of(index, 3)
+    assert len(three.n_frames) == 3 * len(one.n_frames)
+    assert three.shard_bytes.sum() == 3 * one.shard_bytes.sum()
+    assert sorted(set(three.shard_of.tolist())) == list(range(3 * len(index.shards)))
+
+
+def test_traffic_through_a_cache() -> None:
+    steps = [np.array(shards) for shards in ([0, 1], [2], [0], [1], [0])]
+    sizes = np.array([10, 20, 30])
+    assert lru_traffic(steps, sizes, 1000) == 60
+    # 0 and 1 come, 2 puts out 0 and with 30 of 50 in use leaves 1; 0 returns and puts out 1; 1 returns and puts out 2.
+    assert lru_traffic(steps, sizes, 50) == 10 + 20 + 30 + 10 + 20
+    assert lru_traffic(steps, sizes, 30) == 10 + 20 + 30 + 10 + 20 + 0
