@@ -5,9 +5,9 @@ box is the extent of a mask (all objects together). Sequences have no classes, s
 which to take, and as what.
 
 imagenet-vid: ``Data/VID/<train|val>/.../<snippet>/NNNNNN.JPEG``, and ``Annotations/VID/`` with the same folders and
-.xml. The class of a snippet is that of its objects; snippets that show several classes, or none, are left out and counted. A
-CSV ``synset,class``, if given, names the classes to take. There are no public boxes of the test set: of the val
-snippets of a class, in sorted order, every second one is for testing. Each snippet is a video of one shot.
+.xml. The class of a snippet is that of its objects; snippets that show several classes, or none, are left out and
+counted. A CSV ``synset,class``, if given, names the classes to take. There are no public boxes of the test set: of the
+val snippets of a class, in sorted order, every second one is for testing. Each snippet is a video of one shot.
 
 The tables frames.csv and boxes.csv are written to --output (default: the root) and list pictures below the root.
 """

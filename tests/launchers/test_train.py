@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
+from colocam_dist.data.index import ShotIndex
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable)
@@ -76,7 +79,12 @@ def test_two_ranks_from_shards_to_report_and_prediction(tiny_shards: Path, tmp_p
     assert 0 < metrics["seconds_per_frame"] < 10
     assert metrics["top1"].keys() == metrics["corloc"].keys()
     receipt = json.loads((run / "receipt.json").read_text())
-    assert [len(receipt[stage]) for stage in ("classifier", "localizer")] == [2, 2], "one receipt per rank"
+    for stage, windows in (("classifier", 24), ("localizer", 24)):  # 21 shots in steps of 4 windows
+        assert [epoch["epoch"] for epoch in receipt[stage]] == [0, 1]
+        for epoch in receipt[stage]:
+            assert epoch["windows"] == windows, "of both ranks together"
+            assert epoch["frames_promised"] == epoch["frames_read"]
+            assert sum(shard["read"] for shard in epoch["shards"].values()) == epoch["frames_read"]
     assert (run / "report.html").read_text().rstrip().endswith("</html>")
     assert not list(run.rglob("*.partial"))
 
@@ -146,6 +154,46 @@ def test_a_killed_run_continues_to_the_same_losses(tiny_shards: Path, tmp_path: 
         whole, cut = rows(tmp_path / "whole", stage), rows(tmp_path / "cut", stage)
         assert cut.keys() == whole.keys()
         assert {step: row["loss"] for step, row in cut.items()} == {step: row["loss"] for step, row in whole.items()}
+    receipts = [(tmp_path / name / "receipt.json").read_text() for name in ("cut", "whole")]
+    assert receipts[0] == receipts[1]
+
+
+@pytest.mark.slow
+def test_damaged_mixed_and_remote_data_end_in_a_receipt(tiny_shards: Path, tmp_path: Path) -> None:
+    shards, other = tmp_path / "shards", tmp_path / "other"
+    shutil.copytree(tiny_shards, shards)
+    shutil.copytree(tiny_shards, other)
+    index = ShotIndex.open(shards, "train")
+    longest = int(index.shots.n_frames.argmax())
+    frame = int(index.shots.first_frame[longest]) + 1
+    with index.shard_paths[index.frame_shard[frame]].open("r+b") as shard:
+        shard.seek(int(index.frame_offset[frame]) + 30)
+        shard.write(b"damaged")
+    serve = [PYTHON, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", other]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            port = re.search(r"port (\d+)", server.stdout.readline())
+            assert port
+            mixed = f"data.mix=[{{shards: 'http://127.0.0.1:{port[1]}', weight: 2.0}}]"
+            more = ("data.balance=class", f"data.remote.cache_folder={tmp_path / 'cache'}", "data.n_frames=9")
+            size = ("data.epoch_windows=36", "data.sampling=interval", "localizer.global_batch=36")
+            code, output = finished(train(shards, tmp_path, "mixed", mixed, *more, *size))
+            assert code == 0, output
+        finally:
+            server.kill()
+    epochs = json.loads((tmp_path / "mixed" / "receipt.json").read_text())["localizer"]
+    for epoch in epochs:
+        by_place = {"remote": 0, "local": 0}
+        for name, counts in epoch["shards"].items():
+            by_place["remote" if name.startswith("http://") else "local"] += counts["promised"]
+        assert by_place["remote"] > by_place["local"] > 0
+        assert epoch["windows"] == 36
+        assert epoch["frames_promised"] == epoch["frames_read"] + epoch["frames_replaced"] + epoch["frames_skipped"]
+    # In two epochs a class of seven local shots gives 8 windows, so every shot has one; the long shot shows all it has.
+    assert sum(epoch["frames_replaced"] for epoch in epochs) >= 1
+    assert "frames were damaged and replaced" in output
+    assert list((tmp_path / "cache").glob("*.shard"))
 
 
 @pytest.mark.slow
