@@ -1,23 +1,32 @@
-"""Speed of the training loader against what users commonly have, on the same frames of the same shards.
+"""Speed of the training stream against what users commonly have, on the same frames in one run.
 
-    python benchmarks/loader.py --shards DIR [--split train] [--frames 4] [--windows 8] [--workers 0 1 2] [--repeats 3]
+    python benchmarks/loader.py --videos DIR [--native] [--frames 4] [--windows 8] [--workers 0 1 2] [--repeats 3]
+    python benchmarks/loader.py --shards DIR ...
 
-Rows: (1) our stream; (2) one JPEG file a frame, PIL, float32, in a map-style Dataset; (3) stock WebDataset that decodes
-every frame of a sample; (4) stock WebDataset that decodes the wanted frames only. All deliver the same frames, resized
-to 256 px, randomly cropped to 224 px and mirrored. Rows 2 to 4 deliver normalized float32, as their users do; row 1
-delivers uint8. The files of row 2 are written to a temporary folder. Times are taken from the second batch on, with the
-page cache warm; CPU time is that of this process and its workers, from /proc (Linux only). Pillow is needed for rows 2
-to 4.
+With --videos (a folder class/video.mp4), shards are built in a temporary folder as `python -m shards.build` would, or
+with frames as large as the videos (--native), and readers that seek in the videos take part; with --shards they do not.
+Rows: our stream; one JPEG file a frame and PIL, with the frames of the shards and with those of the videos; stock
+WebDataset that decodes every frame of a sample, and one that decodes the wanted frames only; OpenCV (and decord and
+torchcodec, where they import) seeking in the videos. All deliver the same adjacent windows, resized to 256 px, randomly
+cropped to 224 px and mirrored; the others normalized float32, as their users do, ours uint8 (it is normalized on the
+device). Times are taken from the second batch on, with the page cache warm. CPU time and memory are those of this
+process and its workers, from /proc (Linux only). Pillow is needed.
+
+Also: memory over ten epochs, our stream by number of frames, what the checksums cost, and the speed of making indexes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,172 +35,258 @@ import numpy as np
 import PIL
 import torch
 import webdataset as wds
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from loader_peers import CROP, RESIZE, JpegWindows, VideoWindows, stock, video_readers
+from torch.utils.data import DataLoader
 
 from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.mixture import OrderSettings, epoch_order
 from colocam_dist.data.plan import Plan
 from colocam_dist.data.stream import WindowSettings, WindowStream
-
-RESIZE, CROP = 256, 224
-MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-
-
-def pil_transform(image: Image.Image) -> Tensor:
-    """What a PIL user does with a frame: float32 [3, 224, 224]."""
-    image = image.convert("RGB").resize((RESIZE, RESIZE), Image.Resampling.BILINEAR)
-    top, left, flip = (int(value) for value in torch.randint(RESIZE - CROP + 1, (3,)))
-    image = image.crop((left, top, left + CROP, top + CROP))
-    if flip % 2:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-    return (pixels.float() / 255 - MEAN) / STD
+from shards.dataset import BuildOptions, build_dataset
+from shards.images import PictureRule
+from shards.index import rebuild_indexes
+from shards.sources.video_files import decode
+from shards.sources.video_unit import VideoOptions
+from shards.sources.videos import read_videos
 
 
-class JpegList(Dataset[Tensor]):
-    """One file a frame."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, item: int) -> Tensor:
-        with Image.open(self.paths[item]) as image:
-            return pil_transform(image)
-
-
-class Wanted:
-    """The wanted frames of a WebDataset sample, by (shot, number of the frame in its shot)."""
-
-    def __init__(self, wanted: set[tuple[str, int]], decoded: bool) -> None:
-        self.wanted = wanted
-        self.decoded = decoded
-
-    def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[Tensor]:
-        for sample in samples:
-            shot = sample["__key__"].rsplit("__", 1)[0]
-            for name, value in sample.items():
-                if name.endswith(".jpg") and (shot, int(name[:-4])) in self.wanted:
-                    yield pil_transform(value if self.decoded else wds.autodecode.imagehandler("pil")("jpg", value))
+def family() -> list[Path]:
+    """Folders in /proc of this process and all its living descendants."""
+    parent = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:  # ended meanwhile
+            continue
+    members = {os.getpid()}
+    while more := {child for child, of in parent.items() if of in members} - members:
+        members |= more
+    return [Path("/proc", str(member)) for member in members]
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and all its living descendants (and of children they waited for)."""
-    tick, parent, used = os.sysconf("SC_CLK_TCK"), {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            values = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:  # ended meanwhile
-            continue
-        parent[int(folder.name)] = int(values[1])
-        used[int(folder.name)] = sum(int(value) for value in values[11:15]) / tick
-    family = {os.getpid()}
-    while more := {child for child, of in parent.items() if of in family} - family:
-        family |= more
-    return sum(used[member] for member in family)
+    """User and system time of the family, and of children that it waited for."""
+    stats = [(folder / "stat").read_text().rsplit(")", 1)[1].split()[11:15] for folder in family()]
+    return sum(int(value) for stat in stats for value in stat) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(batches: Iterable[Any], size: Callable[[Any], int]) -> tuple[float, float]:
-    """Frames per CPU second and per second of wall time, from the second batch on."""
+def memory_mib() -> float:
+    """Memory of the family in MiB; pages that processes share are divided among them (PSS)."""
+    texts = [(folder / "smaps_rollup").read_text() for folder in family()]
+    return sum(int(text.split("Pss:")[1].split()[0]) for text in texts) / 1024
+
+
+def measure(batches: Iterable[Any], size: Callable[[Any], int]) -> tuple[float, float, float]:
+    """Frames per CPU second and per second, from the second batch on, and memory at the end."""
     iterator = iter(batches)
     next(iterator)
     cpu, wall, frames = cpu_seconds(), time.perf_counter(), 0
     for batch in iterator:
         frames += size(batch)
-    wall = time.perf_counter() - wall
-    return frames / (cpu_seconds() - cpu), frames / wall
+    wall, cpu, memory = time.perf_counter() - wall, cpu_seconds() - cpu, memory_mib()
+    return frames / cpu, frames / wall, memory
 
 
-def stock(urls: list[str], wanted: set[tuple[str, int]], decoded: bool, workers: int, batch: int) -> DataLoader[Tensor]:
-    """Stock WebDataset pipeline; persistent workers, so that their CPU time can be read at the end."""
-    data = wds.WebDataset(urls, shardshuffle=False, workersplitter=wds.split_by_worker, empty_check=False)
-    if decoded:
-        data = data.decode("pil")
-    data = data.compose(Wanted(wanted, decoded)).batched(batch, collation_fn=torch.stack)
-    return DataLoader(data, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+class Case:
+    """The frames of the comparison, and everything that delivers them."""
+
+    def __init__(self, index: ShotIndex, args: argparse.Namespace, files: Path) -> None:
+        self.index, self.args = index, args
+        windows = [
+            [int(frame) for frame in window]
+            for batch in self.stream(args.frames)
+            for window in batch.frame_ids_WN.numpy()
+        ]
+        self.batch = args.windows * args.frames
+        self.rows: dict[str, Callable[[int], tuple[float, float, float]]] = {
+            "our stream, crc checked, uint8": lambda workers: self.ours(args.frames, workers)
+        }
+        paths = {frame: self.jpeg(files, frame) for frame in {frame for window in windows for frame in window}}
+        jpegs = [[paths[frame] for frame in window] for window in windows]
+        self.rows["one JPEG a frame of the shards, PIL, float32"] = lambda workers: self.theirs(
+            JpegWindows(jpegs), workers
+        )
+        keys, first = self.slugs(), index.shots.first_frame
+        wanted = Counter(
+            (keys[index.frame_shot[frame]], frame - int(first[index.frame_shot[frame]]))
+            for window in windows
+            for frame in window
+        )
+        urls = [str(path) for path in index.shard_paths]
+        for decoded in (True, False):
+            name = f"stock WebDataset, {'all' if decoded else 'wanted'} frames decoded"
+            self.rows[name] = lambda workers, decoded=decoded: measure(
+                stock(urls, dict(wanted), decoded, workers, self.batch), len
+            )
+        if args.videos:
+            places = {path.stem: str(path) for path in args.videos.glob("*/*")}
+            spans = [
+                (places[index.shots[index.frame_shot[window[0]]].video], [int(index.frame_name[f]) for f in window])
+                for window in windows
+            ]
+            own = self.jpegs_of_videos(files, spans)
+            self.rows["one JPEG a frame of the videos, PIL, float32"] = lambda workers: self.theirs(
+                JpegWindows(own), workers
+            )
+            for reader in video_readers():
+                self.rows[f"seeking in the videos, {reader}, float32"] = lambda workers, reader=reader: self.theirs(
+                    VideoWindows(spans, reader), workers
+                )
+
+    def stream(self, n: int, workers: int = 0) -> WindowStream:
+        """Our stream of ``--batches`` batches of windows of n frames."""
+        settings = OrderSettings(windows=self.args.batches * self.args.windows)
+        order = epoch_order(self.index, settings, seed=0, global_batch=self.args.windows)
+        window = WindowSettings(n, "adjacent", 1.0, RESIZE, CROP, True)
+        return WindowStream(self.index, Plan(order, self.args.windows), window, workers=workers)
+
+    def ours(self, n: int, workers: int) -> tuple[float, float, float]:
+        """Measure one epoch of our stream."""
+        with closing(self.stream(n, workers)) as stream:
+            return measure(stream, lambda batch: batch.mask_WN.numel())
+
+    def theirs(self, data: Any, workers: int) -> tuple[float, float, float]:
+        """Measure one pass of a map-style dataset of windows."""
+        loader = DataLoader(data, self.args.windows, num_workers=workers, persistent_workers=workers > 0)
+        return measure(loader, lambda batch: batch.shape[0] * batch.shape[1])
+
+    def jpeg(self, folder: Path, frame: int) -> Path:
+        """A frame in a file of its own."""
+        path = folder / f"{frame}.jpg"
+        with self.index.shard_paths[self.index.frame_shard[frame]].open("rb") as shard:
+            shard.seek(int(self.index.frame_offset[frame]))
+            path.write_bytes(shard.read(int(self.index.frame_size[frame])))
+        return path
+
+    def jpegs_of_videos(self, folder: Path, spans: list[tuple[str, list[int]]]) -> list[list[Path]]:
+        """The frames of the windows in files of their own, as large as the videos, quality 95."""
+        paths = [[folder / f"{Path(video).stem}-{frame}.jpg" for frame in frames] for video, frames in spans]
+        wanted = {path for window in paths for path in window}
+        for video in {video for video, _ in spans}:
+            for number, image in enumerate(decode(Path(video))):
+                path = folder / f"{Path(video).stem}-{number}.jpg"
+                if path in wanted:
+                    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        return paths
+
+    def slugs(self) -> list[str]:
+        """Member key of every shot without its piece, read from the tars in shot order."""
+        keys: list[str] = []
+        for path in self.index.shard_paths:
+            for sample in wds.WebDataset(str(path), shardshuffle=False):
+                key = sample["__key__"].rsplit("__", 1)[0]
+                if not keys or keys[-1] != key:
+                    keys.append(key)
+        return keys
 
 
-def frames_of(stream: WindowStream) -> NDArray[np.int64]:
-    """Frames of one epoch in the order of the stream."""
-    return np.concatenate([batch.frame_ids_WN.numpy().ravel() for batch in stream])
+def table(case: Case) -> None:
+    """Every loader with every number of workers: medians."""
+    args = case.args
+    print("| loader | " + " | ".join(f"{w} workers: frames/CPU-s | frames/s | MiB" for w in args.workers) + " |")
+    print("| --- |" + " --- | --- | --- |" * len(args.workers))
+    for name, row in case.rows.items():
+        cells = [np.median([row(workers) for _ in range(args.repeats)], axis=0) for workers in args.workers]
+        print(f"| {name} | " + " | ".join(f"{c:.0f} | {w:.0f} | {m:.0f}" for c, w, m in cells) + " |", flush=True)
 
 
-def slugs(index: ShotIndex) -> list[str]:
-    """Member key of every shot without its piece, read from the tars in shot order."""
-    keys: list[str] = []
-    for path in index.shard_paths:
-        for sample in wds.WebDataset(str(path), shardshuffle=False):
-            key = sample["__key__"].rsplit("__", 1)[0]
-            if not keys or keys[-1] != key:
-                keys.append(key)
-    return keys
+def by_frames(case: Case) -> None:
+    """Our stream by length of the window."""
+    print("\n| frames of a window | frames/CPU-s, 0 workers |\n| --- | --- |")
+    for n in (1, 2, 4, 8, 16):
+        print(f"| {n} | {np.median([case.ours(n, 0)[0] for _ in range(case.args.repeats)]):.0f} |", flush=True)
+
+
+def checksums(case: Case) -> None:
+    """Time of crc32 over the frames of an epoch against that of the epoch."""
+    frames = [int(frame) for batch in case.stream(case.args.frames) for frame in batch.frame_ids_WN.flatten()]
+    contents = []
+    for frame in frames:
+        with case.index.shard_paths[case.index.frame_shard[frame]].open("rb") as shard:
+            shard.seek(int(case.index.frame_offset[frame]))
+            contents.append(shard.read(int(case.index.frame_size[frame])))
+    crc, whole = [], []
+    for _ in range(max(case.args.repeats, 3)):
+        began = time.process_time()
+        for content in contents:
+            zlib.crc32(content)
+        crc.append(time.process_time() - began)
+        began = time.process_time()
+        for _batch in case.stream(case.args.frames):
+            pass
+        whole.append(time.process_time() - began)
+    print(f"\nchecksums: {min(crc) / min(whole):.2%} of the CPU time of the stream")
+
+
+def ten_epochs(case: Case) -> None:
+    """Memory after every epoch of one stream with two workers."""
+    sizes = []
+    with closing(case.stream(case.args.frames, 2)) as stream:
+        for _ in range(10):
+            for _batch in stream:
+                pass
+            gc.collect()
+            sizes.append(memory_mib())
+    print(f"memory after epochs 1 to 10, 2 workers, MiB: {', '.join(f'{size:.0f}' for size in sizes)}\n")
+
+
+def indexes(case: Case) -> None:
+    """Members (pictures and descriptions) of tars per CPU second when indexes are made again."""
+    members = sum(sum(1 for _ in _members(path)) for path in case.index.shard_paths)
+    folder, rates = Path(case.index.location), []
+    for _ in range(max(case.args.repeats, 3)):
+        kept = {path: path.read_bytes() for path in folder.glob("*.idx.npz")}
+        try:
+            for path in kept:
+                path.unlink()
+            began = time.process_time()
+            rebuild_indexes(folder)
+            rates.append(members / (time.process_time() - began))
+        finally:
+            for path, content in kept.items():
+                path.write_bytes(content)
+    print(f"\nindexes made again: {np.median(rates):.0f} members per CPU second")
+
+
+def _members(path: Path) -> Iterable[Any]:
+    import tarfile
+
+    with tarfile.open(path) as tar:
+        yield from tar
 
 
 def main() -> None:
-    """Measure every row and print the table."""
+    """Measure every row and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=Path, required=True)
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--videos", type=Path)
+    place.add_argument("--shards", type=Path)
+    parser.add_argument("--native", action="store_true")
     parser.add_argument("--split", default="train")
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=30)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-
-    index = ShotIndex.open(args.shards, args.split)
-    plan = Plan(len(index.shots), args.windows, seed=0, last="drop")
-    settings = WindowSettings(args.frames, "adjacent", 1.0, RESIZE, CROP, True)
-    frames = frames_of(WindowStream(index, plan, settings))
-    batch = args.windows * args.frames
-    keys = slugs(index)
-    first = np.array([shot.first_frame for shot in index.shots])
-    wanted = {(keys[index.frame_shot[f]], int(f - first[index.frame_shot[f]])) for f in frames}
-    urls = [str(path) for path in index.shard_paths]
-
-    with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for frame in frames.tolist():
-            with index.shard_paths[index.frame_shard[frame]].open("rb") as shard:
-                shard.seek(int(index.frame_offset[frame]))
-                files.append(Path(folder, f"{frame}.jpg"))
-                files[-1].write_bytes(shard.read(int(index.frame_size[frame])))
-
-        def ours(workers: int) -> tuple[float, float]:
-            stream = WindowStream(index, plan, settings, workers=workers)
-            try:
-                return measure(stream, lambda item: item.images_WNCHW.shape[0] * item.images_WNCHW.shape[1])
-            finally:
-                stream.close()
-
-        def jpegs(workers: int) -> tuple[float, float]:
-            return measure(DataLoader(JpegList(files), batch, num_workers=workers, persistent_workers=workers > 0), len)
-
-        rows: dict[str, Callable[[int], tuple[float, float]]] = {
-            "our stream, crc checked, uint8": ours,
-            "one JPEG a frame, PIL, float32": jpegs,
-            "stock WebDataset, all frames decoded": lambda workers: measure(
-                stock(urls, wanted, True, workers, batch), len
-            ),
-            "stock WebDataset, wanted frames decoded": lambda workers: measure(
-                stock(urls, wanted, False, workers, batch), len
-            ),
-        }
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.videos:
+            rule = PictureRule(0, 0, 95) if args.native else PictureRule(360, 320, 95)
+            inputs = read_videos(args.videos, rule, VideoOptions(cuts="none", fractions={"train": 1.0}))
+            build_dataset(inputs, Path(scratch, "shards"), BuildOptions(rule))
+        index = ShotIndex.open(args.shards or Path(scratch, "shards"), args.split if args.shards else "train")
+        Path(scratch, "files").mkdir()
+        case = Case(index, args, Path(scratch, "files"))
+        sizes = sorted({f"{w}x{h}" for w, h in zip(index.frame_width, index.frame_height, strict=True)})
         versions = f"torch {torch.__version__}, OpenCV {cv2.__version__}, Pillow {PIL.__version__}"
-        print(
-            f"{len(frames)} frames, {len(index.shots)} shots, batches of {args.windows} x {args.frames}; {versions}, "
-        )
-        print(f"Python {platform.python_version()}, {os.cpu_count()} cores; median of {args.repeats}\n")
-        print("| loader | " + " | ".join(f"{w} workers: frames/CPU-s | frames/s" for w in args.workers) + " |")
-        print("| --- |" + " --- | --- |" * len(args.workers))
-        for name, row in rows.items():
-            cells = [np.median([row(workers) for _ in range(args.repeats)], axis=0) for workers in args.workers]
-            print(f"| {name} | " + " | ".join(f"{cpu:.0f} | {wall:.0f}" for cpu, wall in cells) + " |", flush=True)
+        print(f"{args.batches} batches of {args.windows} windows of {args.frames} frames; {', '.join(sizes)} px;")
+        print(f"{versions}, Python {platform.python_version()}, {os.cpu_count()} cores; median of {args.repeats}\n")
+        ten_epochs(case)
+        table(case)
+        by_frames(case)
+        checksums(case)
+        indexes(case)
 
 
 if __name__ == "__main__":

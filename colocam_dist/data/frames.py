@@ -255,7 +255,7 @@ def augment(
     top, left = (int(offset) for offset in rng.integers(resize - crop + 1, size=2))
     taken = Crop(top, left, bool(rng.random() < 0.5) and flip)
     patch = _resize(image_HWC, resize)[top : top + crop, left : left + crop]
-    return _to_chw(patch[:, ::-1] if taken.flip else patch, out), taken
+    return _to_chw(cv2.flip(patch, 1) if taken.flip else patch, out), taken
 
 
 def eval_frame(image_HWC: NDArray[np.uint8], crop: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -269,5 +269,8 @@ _resize = resize  # augment has an argument of that name
 def _to_chw(image_HWC: NDArray[np.uint8], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     if out is None:
         out = np.empty((3, *image_HWC.shape[:2]), np.uint8)
-    np.copyto(out, image_HWC.transpose(2, 0, 1))
+    # Four times faster than a transposed copy. OpenCV writes to arrays only if it finds them fit.
+    planes = cv2.split(image_HWC, list(out))
+    if not all(np.may_share_memory(plane, target) for plane, target in zip(planes, out, strict=True)):
+        raise ValueError(f"wanted a contiguous uint8 array [3, {image_HWC.shape[0]}, {image_HWC.shape[1]}] to write to")
     return out

@@ -166,3 +166,25 @@ def test_no_worker_outlives_its_program(index: ShotIndex, tmp_path: Path, ending
     assert program.returncode == (1 if ending == "error" else 0)
     assert ("an error of the program" in errors) == (ending == "error")
     assert "leaked" not in errors
+
+
+def private_mib(process: int) -> float:
+    """Memory that only this process has."""
+    text = Path(f"/proc/{process}/smaps_rollup").read_text()
+    return sum(int(text.split(f"{name}:")[1].split()[0]) for name in ("Private_Dirty", "Private_Clean")) / 1024
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_epochs(make_index: Callable[..., ShotIndex]) -> None:
+    index = make_index([6] * 40, size=(180, 240))
+    settings = WindowSettings(4, "interval", 1.0, 128, 112, True)
+    stream = WindowStream(index, Plan(uniform(40, 0), 4), settings, workers=2)
+    sizes: list[float] = []
+    for _ in range(30):
+        for _batch in stream:
+            pass
+        gc.collect()
+        sizes.append(sum(private_mib(child.pid) for child in multiprocessing.active_children() if child.pid))
+        sizes[-1] += private_mib(os.getpid())
+    stream.close()
+    assert max(sizes[-5:]) < 1.03 * max(sizes[5:15])
