@@ -84,7 +84,7 @@ def measure(batches: Iterable[Any], size: Callable[[Any], int]) -> tuple[float, 
     for batch in iterator:
         frames += size(batch)
     wall, cpu, memory = time.perf_counter() - wall, cpu_seconds() - cpu, memory_mib()
-    return frames / cpu, frames / wall, memory
+    return frames / max(cpu, 1 / os.sysconf("SC_CLK_TCK")), frames / wall, memory
 
 
 class Case:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from shards.images import PictureRule
 from shards.manifest import remove_stale_shards, shards_among, write_manifest
 from shards.output import LocalOutput, Output
 from shards.pool import run_jobs
-from shards.sources.base import SPLITS, Inputs
+from shards.sources.base import SPLITS, Inputs, raise_problems
 from shards.writer import Shard, ShardJob, done_name, finished_shard, write_shard
 
 __all__ = ["BuildOptions", "SplitSummary", "build_dataset"]
@@ -83,6 +84,9 @@ def build_dataset(inputs: Inputs, target: Path | Output, options: BuildOptions) 
             got=", ".join(split for split in SPLITS if split in present),
             fix="change --splits",
         )
+    seen = Counter((unit.cls, unit.video, unit.shot) for unit in inputs.units)
+    twice = sorted("/".join(filter(None, key)) for key, count in seen.items() if count > 1)
+    raise_problems(twice, what="shots of the same name", where=Path(output.location), fix="give them different names")
     wanted = [split for split in SPLITS if split in (options.splits or present)]
     jobs = {split: _jobs(inputs, split, output, options) for split in wanted}
     output.prepare()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -103,6 +104,14 @@ def test_a_split_that_is_not_there(tiny_frames: Path, frame_folder: Any, tmp_pat
     frame_folder.add_shot("train", "cat/v/s", 1)
     with pytest.raises(DataError, match="no frames of split val"):
         build(frame_folder.save(), tmp_path / "out", splits=("train", "val"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_shots_of_one_name_are_refused(tiny_frames: Path, tmp_path: Path) -> None:
+    inputs = read_frames_csv(tiny_frames, RULE)
+    doubled = dataclasses.replace(inputs, units=(*inputs.units, inputs.units[0]))
+    with pytest.raises(DataError, match=r"shots of the same name: 1 problem(.|\n)*bird/"):
+        build_dataset(doubled, tmp_path / "out", BuildOptions(RULE))
     assert not (tmp_path / "out").exists()
 
 
