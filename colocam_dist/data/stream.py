@@ -110,6 +110,11 @@ class WindowStream:
         return self._plan.steps_per_epoch
 
     @property
+    def windows_per_epoch(self) -> int:
+        """Windows that all ranks together are given in a whole epoch."""
+        return self._plan.steps_per_epoch * self._plan.global_batch
+
+    @property
     def receipt(self) -> EpochReceipt:
         """What this rank gave out of the epoch that the last batch belongs to."""
         return self._book.receipt()

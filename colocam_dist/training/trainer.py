@@ -165,7 +165,15 @@ class Trainer:
         return EpochReceipt.merged(self.workers.gather(self.stage.stream.receipt)).as_dict()
 
     def _hand_in_receipt(self) -> None:
-        receipt = self._receipt()
+        receipt, promised = self._receipt(), self.stage.stream.windows_per_epoch
+        if receipt["windows"] != promised:
+            raise RunError(
+                "the epoch's receipt does not add up",
+                where=f"stage {self.stage.name}, epoch {receipt['epoch'] + 1}",
+                got=f"{receipt['windows']} windows",
+                wanted=f"{promised}",
+                fix="this is an error of the program, not of the data: please report it",
+            )
         if self.workers.is_main:
             book: dict[str, Any] = self.folder.read_json("receipt.json") or {}
             earlier = [other for other in book.get(self.stage.name, []) if other["epoch"] != receipt["epoch"]]

@@ -27,15 +27,6 @@ def decode(jpeg: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-@pytest.mark.parametrize("size", [(53, 41), (1, 1), (300, 7)])
-@pytest.mark.parametrize("progressive", [0, 1])
-def test_the_header_tells_the_size(picture: Callable[..., np.ndarray], size: tuple[int, int], progressive: int) -> None:
-    image = picture(1, *size)
-    jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
-    header = read_jpeg_header(BytesIO(jpeg))
-    assert (header.width, header.height, header.orientation) == (*size, 1)
-
-
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_baked_in(
