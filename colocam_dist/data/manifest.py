@@ -52,7 +52,9 @@ INDEX_DTYPES: dict[str, str] = {
 """The arrays of an index file and their NumPy types; offsets, firsts and box frames count within the shard."""
 
 _NUMBERS = ("bytes", "shots", "frames", "index_bytes")
-_TEXTS = ("name", "sha256", "index_sha256")
+_DIGESTS = ("sha256", "index_sha256")
+_TEXTS = ("name", *_DIGESTS)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\.tar")
 _MAX_PIXELS = 1 << 26  # of one frame: 8192 x 8192
 _BYTES_PER_FRAME = 4096  # in an index file, boxes and its share of the shots' names included
@@ -135,6 +137,7 @@ def _check_entry(entry: dict[str, Any]) -> None:
         raise ValueError(f"a shard is listed without {', '.join(sorted(absent))}")
     wrong = [name for name in _NUMBERS if type(entry[name]) is not int or not 0 <= entry[name] < 1 << 62]
     wrong += [name for name in _TEXTS if type(entry[name]) is not str]
+    wrong += [name for name in _DIGESTS if not wrong and not _SHA256.fullmatch(entry[name])]  # they become file names
     if wrong:
         raise ValueError(f"a shard is listed with {wrong[0]} {entry[wrong[0]]!r}")
     if not _SHARD_NAME.fullmatch(entry["name"]):

@@ -61,6 +61,9 @@ def test_every_flipped_byte_is_noticed() -> None:
         ({"frames": 10**9}, "too few bytes for its frames"),
         ({"shots": 3}, "too few frames for its shots"),
         ({"sha256": None}, "with sha256 None"),
+        ({"sha256": "../../etc/passwd"}, "with sha256 '../../etc/passwd'"),
+        ({"sha256": "A" * 64}, "with sha256"),
+        ({"index_sha256": "0" * 63}, "with index_sha256"),
     ],
 )
 def test_entries_that_make_no_sense(change: dict[str, Any], text: str) -> None:
