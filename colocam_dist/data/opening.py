@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from colocam_dist.config.schema import Data
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.mixture import OrderSettings
 from colocam_dist.data.retry import Retry
-from colocam_dist.data.storage import RemoteSettings
+from colocam_dist.data.storage import RemoteFolder, RemoteSettings
 
 __all__ = ["open_split", "open_training", "order_settings", "remote_settings"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_split(data: Data, split: str) -> ShotIndex:
@@ -28,7 +32,16 @@ def open_training(data: Data) -> ShotIndex:
     """
     remote = remote_settings(data)
     others = [ShotIndex.open(part.shards, part.split, missing=data.missing, remote=remote) for part in data.mix]
-    return ShotIndex.join([open_split(data, data.train_split), *others])
+    train = ShotIndex.join([open_split(data, data.train_split), *others])
+    fetched = sum(shard.bytes for shard in train.shards if isinstance(shard.storage, RemoteFolder))
+    if fetched > remote.cache_bytes and data.block_shards is None:
+        _log.warning(
+            "%.1f GB of remote shards do not fit the cache of %g GB, so that shards will be fetched again and again: "
+            "set data.block_shards (python -m shards.plan says what it needs), or raise data.remote.cache_gb",
+            fetched / 1e9,
+            data.remote.cache_gb,
+        )
+    return train
 
 
 def order_settings(data: Data) -> OrderSettings:

@@ -49,3 +49,18 @@ def test_missing_shards_are_skipped_if_wanted(tiny_shards: Path, tmp_path: Path)
     with pytest.raises(DataError, match="1 of 6 shards"):
         open_training(config(f"data.shards={copy}").data)
     assert len(open_training(config(f"data.shards={copy}", "data.missing=skip").data).shards) == 5
+
+
+@pytest.mark.parametrize(("more", "warned"), [((), True), (("data.block_shards=2",), False)])
+def test_a_cache_that_is_too_small_for_mixed_windows_is_warned_about(
+    tiny_shards: Path, tmp_path: Path, more: tuple[str, ...], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    for path in tiny_shards.iterdir():
+        memory.pipe(f"/opening/{path.name}", path.read_bytes())
+    try:
+        words = ["data.shards=memory://opening", "data.remote.schemes=[memory]", "data.remote.cache_gb=1.0e-4"]
+        open_training(config(*words, f"data.remote.cache_folder={tmp_path}", *more).data)
+    finally:
+        memory.rm("/opening", recursive=True)
+    assert ("do not fit the cache of 0.0001 GB" in caplog.text) == warned
