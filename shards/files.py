@@ -7,11 +7,10 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["remove_leftovers", "replaced", "replaced_path", "sha256_of"]
+__all__ = ["remove_leftovers", "replaced", "replaced_path"]
 
 _LEFTOVER = re.compile(r"\.(\d+)\.tmp\..+")
 
@@ -49,15 +48,6 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Sha256 of a file's content, hex."""
-    digest = sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _alive(pid: int) -> bool:

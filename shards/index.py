@@ -19,7 +19,8 @@ from colocam_dist.data.index_files import read_manifest
 from colocam_dist.data.manifest import index_name, manifest_name, seal_manifest
 from colocam_dist.data.storage import LocalFolder
 from colocam_dist.errors import DataError
-from shards.files import replaced, sha256_of
+from colocam_dist.files import sha256_of
+from shards.files import replaced
 from shards.pieces import read_shard
 from shards.pool import run_jobs
 from shards.sources.base import SPLITS

@@ -24,7 +24,7 @@ from colocam_dist.data.jpeg import read_jpeg_header
 from colocam_dist.data.manifest import index_limit, index_name, manifest_name, read_arrays
 from colocam_dist.data.storage import LocalFolder
 from colocam_dist.errors import DataError
-from shards.files import sha256_of
+from colocam_dist.files import sha256_of
 from shards.images import decodes
 from shards.manifest import shards_among
 from shards.pieces import read_shard

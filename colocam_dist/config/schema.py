@@ -281,7 +281,8 @@ class Checkpoint(Section):
     """How often the whole training state is written, and how many of them stay."""
 
     every_steps: Annotated[int, Field(ge=0)] = 0  # 0 = at the end of each epoch only
-    keep: Positive = 2
+    keep: Positive | Literal["all"] = 2
+    when_full: Literal["stop", "skip"] = "stop"  # no space: end the run, or go on without this checkpoint
 
 
 class Log(Section):

@@ -24,13 +24,14 @@ from colocam_dist.data.frames import eval_frame
 from colocam_dist.distributed import resolve_device
 from colocam_dist.errors import RunError
 from colocam_dist.evaluation.boxes import box_at
+from colocam_dist.files import write_atomically
 from colocam_dist.inference.evaluate import run_classes
 from colocam_dist.inference.load import load_localizer
 from colocam_dist.inference.sources import Clip, find_clips
 from colocam_dist.models.localizer import Localizer
 from colocam_dist.report.overlays import draw_prediction
 from colocam_dist.report.video import VideoFile
-from colocam_dist.runs.folder import RunFolder, write_atomically
+from colocam_dist.runs.folder import RunFolder
 
 __all__ = ["FramePrediction", "Summary", "predict", "predict_clip"]
 

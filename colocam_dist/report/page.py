@@ -9,8 +9,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from colocam_dist.files import write_atomically
 from colocam_dist.report.overlays import LAYERCAM_COLOR, LOCALIZER_COLOR, TRUTH_COLOR
-from colocam_dist.runs.folder import write_atomically
 
 __all__ = ["ClassRow", "Example", "MethodScores", "ReportData", "VideoRow", "write_report"]
 

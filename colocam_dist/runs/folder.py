@@ -16,33 +16,14 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from colocam_dist.config import Config, dump, load
 from colocam_dist.errors import RunError
+from colocam_dist.files import write_atomically
 
-__all__ = ["RunFolder", "write_atomically"]
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside `path`, flush to disk, rename: the final name never holds half a file."""
-    data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+__all__ = ["RunFolder"]
 
 
 class RunFolder:
@@ -127,7 +108,9 @@ class RunFolder:
         free = {"run", "engine", "log", "checkpoint"}
         old = load(self.config_path).model_dump(mode="json", exclude=free)
         new = config.model_dump(mode="json", exclude=free)
-        old["data"].pop("workers"), new["data"].pop("workers")
+        for settings in (old, new):
+            for how in ("workers", "remote"):  # not what is read
+                settings["data"].pop(how)
         changed = sorted(_differences(old, new))
         if changed:
             raise RunError(

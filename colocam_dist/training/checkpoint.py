@@ -1,108 +1,96 @@
-"""Whole-state checkpoints of a stage.
+"""Look after the checkpoints of a run: ``python -m colocam_dist.training.checkpoint list|verify|export RUN``.
 
-::
-
-    checkpoints/<stage>/
-      step-00000120/          DeepSpeed state of all ranks, plus complete.json (name and size of each file)
-
-A checkpoint folder gets its final name only when every file of every rank is on disk; the newest complete one wins.
+list: what there is, newest first. verify: read every byte of every checkpoint and of the best weights; exit code 1 if
+something is damaged. export: one file with the weights, classes and settings that prediction needs, for other programs:
+``torch.load(FILE, weights_only=True)`` gives {"state_dict", "sha256", "classes", "config", "stage", "epoch", "step",
+"criterion", "score"}, with "config" as the YAML text of the run.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import shutil
+import argparse
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from colocam_dist.distributed import Workers
+import torch
+
+from colocam_dist.config import dump, load
+from colocam_dist.console import run_console
 from colocam_dist.errors import RunError
-from colocam_dist.runs.folder import write_atomically
+from colocam_dist.files import write_atomically
+from colocam_dist.runs.folder import RunFolder
+from colocam_dist.runs.weights import read_weights
+from colocam_dist.training.checkpoint_files import checkpoints_in
 
-__all__ = ["CheckpointStore"]
-
-log = logging.getLogger(__name__)
-
-
-class CheckpointStore:
-    """Saves and restores a DeepSpeed engine and everything else that a stage must remember."""
-
-    def __init__(self, folder: Path, workers: Workers, *, keep: int) -> None:
-        self.folder = folder
-        self.workers = workers
-        self.keep = keep
-
-    def save(self, engine: Any, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of optimizer step `step` (collective). `state` is json-able and equal on all ranks."""
-        name = f"step-{step:08d}"
-        temporary, final = self.folder / f".{name}.partial", self.folder / name
-        if self.workers.is_main:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        self.workers.barrier()
-        engine.save_checkpoint(str(temporary), tag="state", client_state={"colocam": state}, save_latest=False)
-        self.workers.barrier()
-        if self.workers.is_main:
-            files = sorted(path for path in temporary.rglob("*") if path.is_file())
-            for path in files:
-                _fsync(path)
-            sizes = {str(path.relative_to(temporary)): path.stat().st_size for path in files}
-            write_atomically(temporary / "complete.json", json.dumps({"step": step, "files": sizes}, indent=1))
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-            _fsync(self.folder)
-            for old in self.complete()[self.keep :]:
-                shutil.rmtree(old)
-        self.workers.barrier()
-
-    def complete(self) -> list[Path]:
-        """Complete checkpoints, newest first; damaged ones are named in the log and left out."""
-        found = []
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
-            damage = _damage(folder)
-            if damage:
-                log.warning("checkpoint %s is passed over: %s", folder, damage)
-            else:
-                found.append(folder)
-        return found
-
-    def restore(self, engine: Any) -> dict[str, Any] | None:
-        """Load the newest complete checkpoint (collective); its `state`, or None when there is none.
-
-        Raises:
-            RunError: it cannot be loaded, for instance ZeRO state of another number of ranks.
-        """
-        newest = self.workers.from_main(str(next(iter(self.complete()), "")))
-        if not newest:
-            return None
-        try:
-            loaded, client = engine.load_checkpoint(newest, tag="state")
-        except (RuntimeError, AssertionError, KeyError) as error:
-            raise RunError(
-                "checkpoint cannot be loaded",
-                where=newest,
-                got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-                fix="resume with the same engine.zero_stage and, for ZeRO 1 and 2, the same number of ranks",
-            ) from error
-        if loaded is None:
-            raise RunError("checkpoint is empty", where=newest)
-        return dict(client["colocam"])
+__all__ = ["export", "main"]
 
 
-def _damage(folder: Path) -> str | None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and do it; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m colocam_dist.training.checkpoint", description="Look after the checkpoints of a run."
+    )
+    parser.add_argument("action", choices=("list", "verify", "export"))
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="export: file to write (default RUN/localizer.pt)")
+    parser.add_argument("--stage", choices=("classifier", "localizer"), default="localizer", help="export: which stage")
+    parser.add_argument("--criterion", default="best-localization", help="export: which best weights")
+    options = parser.parse_args(arguments)
+    folder = RunFolder.open(options.run)
+    if options.action == "export":
+        target = options.output or options.run / f"{options.stage}.pt"
+        export(folder, target, options.stage, options.criterion)
+        print(f"{options.stage} ({options.criterion}) is in {target}")
+        return 0
+    damaged = _show(folder, contents=options.action == "verify")
+    return 1 if damaged and options.action == "verify" else 0
+
+
+def export(folder: RunFolder, target: Path, stage: str, criterion: str) -> None:
+    """Write the best weights of a stage with all that is needed to use them, atomically.
+
+    Raises:
+        RunError: the run has no such weights, or they are damaged.
+    """
+    path = folder.weights(stage, criterion)
+    if not path.is_file():
+        there = ", ".join(sorted(found.stem for found in path.parent.glob("*.pt"))) or "none"
+        raise RunError("the run has no such weights", where=path, got=there, fix="see --stage and --criterion")
+    facts = {
+        **read_weights(path),
+        "stage": stage,
+        "classes": list(folder.read_json("classes.json") or []),
+        "config": dump(load(folder.config_path)),
+    }
+    buffer = io.BytesIO()
+    torch.save(facts, buffer)
+    write_atomically(target, buffer.getvalue())
+
+
+def _show(folder: RunFolder, *, contents: bool) -> int:
+    """Print a line for every checkpoint and every file of best weights; returns how many are damaged."""
+    damaged = 0
+    for place in sorted(path for path in folder.checkpoints("").glob("*") if path.is_dir()):
+        for checkpoint in checkpoints_in(place, contents=contents):
+            sound = "every byte is as written" if contents else "all files are there"
+            state = checkpoint.damage or sound
+            damaged += checkpoint.damage is not None
+            print(f"{place.name}/{checkpoint.folder.name}  {checkpoint.bytes / 1e6:8.1f} MB  {state}")
+        for path in sorted(place.glob("*.pt")):
+            state = _weights_state(path) if contents else ""
+            damaged += state.startswith("damaged")
+            print(f"{place.name}/{path.name}  {path.stat().st_size / 1e6:8.1f} MB  {state}".rstrip())
+    return damaged
+
+
+def _weights_state(path: Path) -> str:
     try:
-        files = json.loads((folder / "complete.json").read_text())["files"]
-    except (OSError, ValueError, KeyError):
-        return "complete.json is missing or unreadable"
-    bad = [n for n, size in files.items() if not (folder / n).is_file() or (folder / n).stat().st_size != size]
-    return f"missing or cut short: {', '.join(bad)}" if bad else None
+        content = read_weights(path)
+    except RunError as error:
+        return f"damaged: {error.got or error.what}"
+    return f"every tensor is as written; epoch {content['epoch']}, {content['criterion']} {content['score']:.4g}"
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+if __name__ == "__main__":
+    run_console(main)

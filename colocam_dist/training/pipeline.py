@@ -14,9 +14,10 @@ from colocam_dist.config import Config
 from colocam_dist.data.opening import open_split
 from colocam_dist.distributed import Workers, connect
 from colocam_dist.errors import ColocamError, ReportedElsewhereError
+from colocam_dist.files import write_atomically
 from colocam_dist.inference.evaluate import evaluate_run
 from colocam_dist.inference.load import build_classifier, build_localizer, load_classifier
-from colocam_dist.runs.folder import RunFolder, write_atomically
+from colocam_dist.runs.folder import RunFolder
 from colocam_dist.training.cam_stage import ensure_archive
 from colocam_dist.training.classifier import ClassifierStage
 from colocam_dist.training.engine import micro_batch

@@ -16,7 +16,7 @@ from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.runs.weights import save_weights
-from colocam_dist.training.checkpoint import CheckpointStore
+from colocam_dist.training.checkpoint_store import CheckpointStore
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.metrics import MetricsLog, StepClock, peak_memory_gib
 from colocam_dist.training.schedule import learning_rate, set_learning_rate
@@ -60,7 +60,13 @@ class Trainer:
         self.workers = workers
         self.metrics = metrics
         self.folder = folder
-        self.store = CheckpointStore(folder.checkpoints(stage.name), workers, keep=config.checkpoint.keep)
+        self.store = CheckpointStore(
+            folder.checkpoints(stage.name),
+            workers,
+            keep=config.checkpoint.keep,
+            when_full=config.checkpoint.when_full,
+            expected_bytes=_state_bytes(stage.module),
+        )
         self.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
         self.step = 0  # optimizer steps done
         self.best: dict[str, float] = {}
@@ -196,3 +202,9 @@ class Trainer:
         self.stage.stream.load_state_dict(state["stream"])
         log.info("%s continues at step %d", self.stage.name, self.step)
         return True
+
+
+def _state_bytes(module: nn.Module) -> int:
+    """About how large a checkpoint is: all weights and buffers, and the momentum of those that learn."""
+    state = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    return state + sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colocam_dist.data.jpeg import read_jpeg_header
-from shards.files import sha256_of
+from colocam_dist.files import sha256_of
 from shards.images import PictureRule
 from shards.sources.base import (
     SPLITS,

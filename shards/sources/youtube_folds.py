@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from colocam_dist.errors import DataError
-from shards.files import sha256_of
+from colocam_dist.files import sha256_of
 from shards.sources.base import SPLITS, Box, raise_problems
 from shards.sources.youtube_objects import CLASSES, Key, Selection
 

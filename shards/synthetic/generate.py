@@ -14,7 +14,8 @@ import numpy as np
 
 from colocam_dist.data.rng import generator
 from colocam_dist.errors import ConfigError, DataError
-from shards.files import remove_leftovers, replaced, replaced_path, sha256_of
+from colocam_dist.files import sha256_of
+from shards.files import remove_leftovers, replaced, replaced_path
 from shards.pool import run_jobs
 from shards.sources.base import fingerprint_of, share_out
 from shards.synthetic.backgrounds import load_photo, photo_files

@@ -7,7 +7,7 @@ from operator import neg
 import pytest
 
 from colocam_dist.errors import DataError
-from shards.files import sha256_of
+from colocam_dist.files import sha256_of
 from shards.pool import run_jobs
 
 

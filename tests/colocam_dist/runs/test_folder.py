@@ -8,7 +8,8 @@ import pytest
 
 from colocam_dist.config import load
 from colocam_dist.errors import RunError
-from colocam_dist.runs.folder import RunFolder, write_atomically
+from colocam_dist.files import write_atomically
+from colocam_dist.runs.folder import RunFolder
 
 
 def make(tmp_path: Path, *overrides: str) -> RunFolder:

@@ -1,92 +1,82 @@
-"""Checkpoints: whole or absent, newest whole one wins, old ones go."""
-
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from colocam_dist.distributed import Workers
+from colocam_dist.config import dump, load
 from colocam_dist.errors import RunError
-from colocam_dist.training.checkpoint import CheckpointStore
-
-ALONE = Workers(0, 0, 1, torch.device("cpu"))
-
-
-class FileEngine:
-    """Has the two methods of a DeepSpeed engine that the store calls, and keeps one number on disk."""
-
-    def __init__(self, value: int = 0) -> None:
-        self.value = value
-        self.fail = False
-
-    def save_checkpoint(self, folder: str, tag: str, client_state: dict[str, Any], save_latest: bool) -> None:
-        assert not save_latest
-        path = Path(folder) / tag
-        path.mkdir()
-        (path / "rank0.json").write_text(json.dumps({"value": self.value, "client": client_state}))
-        if self.fail:
-            raise OSError(28, "No space left on device")
-
-    def load_checkpoint(self, folder: str, tag: str) -> tuple[str, dict[str, Any]]:
-        content = json.loads((Path(folder) / tag / "rank0.json").read_text())
-        self.value = content["value"]
-        return folder, content["client"]
+from colocam_dist.runs.folder import RunFolder
+from colocam_dist.runs.weights import save_weights
+from colocam_dist.training.checkpoint import main
+from colocam_dist.training.checkpoint_files import seal_folder
 
 
-def test_the_newest_is_restored_and_only_the_last_are_kept(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, ALONE, keep=2)
-    engine = FileEngine()
-    for step in (1, 2, 10):
-        engine.value = 100 + step
-        store.save(engine, step, {"step": step})
-    assert [path.name for path in store.complete()] == ["step-00000010", "step-00000002"]
-    fresh = FileEngine()
-    assert store.restore(fresh) == {"step": 10}
-    assert fresh.value == 110
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with two checkpoints and best weights of its localizer."""
+    folder = RunFolder.create(load(None, [f"run.folder={tmp_path}", "run.name=r", "data.shards=x"]))
+    folder.write_json("classes.json", ["cat", "dog"])
+    for step in (4, 9):
+        place = folder.checkpoints("localizer") / f"step-{step:08d}"
+        place.mkdir(parents=True)
+        (place / "state.pt").write_bytes(np.random.default_rng(step).bytes(3000))
+        seal_folder(place, step)
+    module = torch.nn.Linear(64, 32)
+    facts = {"epoch": 3, "step": 9, "criterion": "corloc", "score": 71.5}
+    save_weights(folder.weights("localizer", "best-localization"), module, facts)
+    return folder.path
 
 
-def test_nothing_to_restore(tmp_path: Path) -> None:
-    assert CheckpointStore(tmp_path / "absent", ALONE, keep=1).restore(FileEngine()) is None
+def test_list(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "checkpoints/localizer/step-00000004/state.pt").unlink()
+    assert main(["list", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "localizer/step-00000009",
+        "localizer/step-00000004",
+        "localizer/best-localization.pt",
+    ]
+    assert lines[0].endswith("all files are there")
+    assert lines[1].endswith("state.pt is missing")
 
 
-def test_a_damaged_newest_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = CheckpointStore(tmp_path, ALONE, keep=3)
-    for step in (1, 2, 3):
-        store.save(FileEngine(step), step, {"step": step})
-    cut = tmp_path / "step-00000003" / "state" / "rank0.json"
-    cut.write_text(cut.read_text()[:-1])
-    (tmp_path / "step-00000002" / "complete.json").unlink()
-    engine = FileEngine()
-    assert store.restore(engine) == {"step": 1}
-    assert "step-00000003" in caplog.text
-    assert "rank0.json" in caplog.text
-    assert "step-00000002" in caplog.text
+def test_verify_reads_every_byte(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("every byte is as written") == 2
+    assert "every tensor is as written; epoch 3, corloc 71.5" in said
+    path = run / "checkpoints/localizer/step-00000009/state.pt"
+    data = bytearray(path.read_bytes())
+    data[1234] ^= 4
+    path.write_bytes(data)
+    assert main(["verify", str(run)]) == 1
+    assert "state.pt has changed" in capsys.readouterr().out
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, ALONE, keep=1)
-    store.save(FileEngine(1), 1, {"step": 1})
-    broken = FileEngine(2)
-    broken.fail = True
-    with pytest.raises(OSError, match="No space"):
-        store.save(broken, 2, {"step": 2})
-    assert store.restore(FileEngine()) == {"step": 1}
-    store.save(FileEngine(3), 2, {"step": 2})
-    assert store.restore(FileEngine()) == {"step": 2}, "the half-written attempt must not be in the way"
+def test_verify_notices_flipped_bytes_of_weights(run: Path) -> None:
+    path = run / "checkpoints/localizer/best-localization.pt"
+    data = path.read_bytes()
+    at = data.index(torch.load(path, weights_only=True)["state_dict"]["weight"].numpy().tobytes())
+    for place in range(at, at + 8192, 97):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert main(["verify", str(run)]) == 1
 
 
-def test_state_of_another_world_size_is_a_clear_error(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, ALONE, keep=1)
-    store.save(FileEngine(1), 1, {})
+def test_export_is_one_plain_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run)]) == 0
+    assert capsys.readouterr().out == f"localizer (best-localization) is in {run / 'localizer.pt'}\n"
+    content = torch.load(run / "localizer.pt", weights_only=True)
+    assert content["classes"] == ["cat", "dog"]
+    assert (content["stage"], content["epoch"], content["score"]) == ("localizer", 3, 71.5)
+    assert content["state_dict"]["weight"].shape == (32, 64)
+    assert content["config"] == dump(load(run / "config.yaml"))
+    with pytest.raises(RunError, match=r"no such weights(.|\n)*got: best-localization"):
+        main(["export", str(run), "--criterion", "best-classification"])
 
-    class OtherWorld(FileEngine):
-        def load_checkpoint(self, folder: str, tag: str) -> tuple[str, dict[str, Any]]:
-            raise RuntimeError("DP world size of 2 but the current is 1")
 
-    with pytest.raises(RunError, match="cannot be loaded") as caught:
-        store.restore(OtherWorld())
-    assert "number of ranks" in str(caught.value)
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        main(["list", str(tmp_path)])
