@@ -7,13 +7,18 @@ import os
 import sys
 from collections.abc import Callable
 
-from colocam_dist.errors import ColocamError, ConfigError, ReportedElsewhereError
+from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError
 
-__all__ = ["run_console"]
+__all__ = ["PREEMPTED", "run_console"]
+
+PREEMPTED = 85
+"""Exit code of a run that was asked to stop and can be resumed."""
 
 
 def run_console(main: Callable[[], int]) -> None:
-    """Run `main` and leave with its exit code; a user error prints its message and gives 2, Ctrl-C gives 130.
+    """Run `main` and leave with its exit code.
+
+    A user error prints its message and gives 2, a run that was preempted and can be resumed gives 85, Ctrl-C 130.
 
     Only rank 0 logs below WARNING.
     """
@@ -22,6 +27,10 @@ def run_console(main: Callable[[], int]) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         sys.exit(main())
+    except PreemptedError as error:
+        if first:
+            print(error, file=sys.stderr)
+        sys.exit(PREEMPTED)
     except (ConfigError, ReportedElsewhereError) as error:
         if first:  # all ranks meet these; one message is enough
             print(f"error: {error}", file=sys.stderr)

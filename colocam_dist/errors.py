@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ColocamError", "ConfigError", "DataError", "ReportedElsewhereError", "RunError", "WeightsError"]
+__all__ = [
+    "ColocamError",
+    "ConfigError",
+    "DataError",
+    "PreemptedError",
+    "ReportedElsewhereError",
+    "RunError",
+    "WeightsError",
+]
 
 
 class ColocamError(ValueError):
@@ -48,6 +56,10 @@ class WeightsError(ColocamError):
 
 class RunError(ColocamError):
     """A run folder cannot be created, resumed or read."""
+
+
+class PreemptedError(RunError):
+    """The run was asked to stop and has saved its state; resumed, it goes on as if nothing had happened."""
 
 
 class ReportedElsewhereError(ColocamError):

@@ -10,7 +10,7 @@
       receipt.json         shards and frames read, replaced, skipped, per stage and epoch
       metrics.json         final numbers for machines
       report.html          final report for people
-      done.json            written last; a run without it has not succeeded (failed.json says why)
+      done.json            written last; a run without it has not succeeded (failed.json or preempted.json says why)
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class RunFolder:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             write_atomically(folder.config_path, dump(config))
-            folder.file("failed.json").unlink(missing_ok=True)
+            for ending in ("failed.json", "preempted.json"):
+                folder.file(ending).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(
                 "run folder cannot be written",

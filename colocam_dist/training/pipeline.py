@@ -13,7 +13,7 @@ from colocam_dist.cams.archive import CamArchive
 from colocam_dist.config import Config
 from colocam_dist.data.opening import open_split
 from colocam_dist.distributed import Workers, connect
-from colocam_dist.errors import ColocamError, ReportedElsewhereError
+from colocam_dist.errors import ColocamError, PreemptedError, ReportedElsewhereError
 from colocam_dist.files import write_atomically
 from colocam_dist.inference.evaluate import evaluate_run
 from colocam_dist.inference.load import build_classifier, build_localizer, load_classifier
@@ -24,6 +24,7 @@ from colocam_dist.training.engine import micro_batch
 from colocam_dist.training.inputs import Splits
 from colocam_dist.training.localizer import LocalizerStage
 from colocam_dist.training.metrics import MetricsLog
+from colocam_dist.training.signals import StopRequests
 from colocam_dist.training.trainer import Stage, Trainer
 
 __all__ = ["run"]
@@ -35,9 +36,11 @@ T = TypeVar("T")
 def run(config: Config) -> RunFolder:
     """Do the stages that `config.run.stages` names, in their order; returns the run's folder.
 
-    The last file written is ``done.json``; after an error it is ``failed.json``, with the traceback.
+    The last file written is ``done.json``; after an error it is ``failed.json``, with the traceback; after a request to
+    stop ``preempted.json``.
 
     Raises:
+        PreemptedError: TERM, USR1 or USR2 came, or the launcher ended; the state is saved.
         ColocamError: bad settings, data or weights; nothing of an earlier run is lost.
     """
     workers = connect(config.engine)
@@ -45,9 +48,14 @@ def run(config: Config) -> RunFolder:
         folder = _on_main(workers, lambda: RunFolder.create(config))
         started = time.time()
         try:
-            with MetricsLog(folder.path if workers.is_main else None, tensorboard=config.log.tensorboard) as metrics:
-                _Pipeline(config, workers, folder, metrics).run()
+            logged = folder.path if workers.is_main else None
+            with StopRequests() as stop, MetricsLog(logged, tensorboard=config.log.tensorboard) as metrics:
+                _Pipeline(config, workers, folder, metrics, stop).run()
         except ReportedElsewhereError:
+            raise
+        except PreemptedError as preempted:
+            if workers.is_main:
+                folder.write_json("preempted.json", {"reason": preempted.got, "where": preempted.where})
             raise
         except BaseException as error:
             facts = {"error": str(error), "type": type(error).__name__, "rank": workers.rank}
@@ -94,8 +102,11 @@ def _check(config: Config, world: int) -> None:
 
 
 class _Pipeline:
-    def __init__(self, config: Config, workers: Workers, folder: RunFolder, metrics: MetricsLog) -> None:
+    def __init__(
+        self, config: Config, workers: Workers, folder: RunFolder, metrics: MetricsLog, stop: StopRequests
+    ) -> None:
         self.config = config
+        self.stop = stop
         self.workers = workers
         self.folder = folder
         self.metrics = metrics
@@ -127,7 +138,7 @@ class _Pipeline:
         started = time.perf_counter()
         if self.workers.is_main:  # the thresholds in it belong to the weights that may now change
             self.folder.file("validation.json").unlink(missing_ok=True)
-        trainer = Trainer(stage, self.config, self.workers, self.folder, self.metrics)
+        trainer = Trainer(stage, self.config, self.workers, self.folder, self.metrics, self.stop)
         try:
             best = trainer.fit()
         finally:

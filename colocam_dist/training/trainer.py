@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, Protocol
 
 import torch
@@ -13,13 +14,14 @@ from colocam_dist.config.schema import Optimizer
 from colocam_dist.data.receipt import EpochReceipt
 from colocam_dist.data.stream import WindowBatch, WindowStream
 from colocam_dist.distributed import Workers
-from colocam_dist.errors import RunError
+from colocam_dist.errors import PreemptedError, RunError
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.runs.weights import save_weights
 from colocam_dist.training.checkpoint_store import CheckpointStore
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.metrics import MetricsLog, StepClock, peak_memory_gib
 from colocam_dist.training.schedule import learning_rate, set_learning_rate
+from colocam_dist.training.signals import StopRequests
 
 __all__ = ["LossModule", "Stage", "Trainer"]
 
@@ -54,7 +56,15 @@ class Stage(Protocol):
 class Trainer:
     """Runs a stage from wherever its newest checkpoint stands to the end."""
 
-    def __init__(self, stage: Stage, config: Config, workers: Workers, folder: RunFolder, metrics: MetricsLog) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        config: Config,
+        workers: Workers,
+        folder: RunFolder,
+        metrics: MetricsLog,
+        stop: StopRequests,
+    ) -> None:
         self.stage = stage
         self.config = config
         self.workers = workers
@@ -69,6 +79,8 @@ class Trainer:
         )
         self.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
         self.step = 0  # optimizer steps done
+        self._stop = stop
+        self._stopping = False  # agreed by all ranks
         self.best: dict[str, float] = {}
 
     def fit(self) -> dict[str, float]:
@@ -106,6 +118,8 @@ class Trainer:
                     sums, count = {}, 0
                     self._report(epoch, values, clock, bar)
                 bar.update(boundary)
+                if boundary and self._stopping:
+                    self._leave(epoch)
                 every_save = self.config.checkpoint.every_steps
                 if boundary and every_save and self.step % every_save == 0 and micro < steps * accumulation:
                     self._save()
@@ -118,10 +132,12 @@ class Trainer:
         stage.module.epoch, stage.module.step = epoch, self.step
         loss = self.engine(batch.to(self.workers.device))
         named = {"loss": loss.detach(), **stage.module.terms}
-        values = torch.stack([value.float().reshape(()) for value in named.values()])
+        asked = torch.tensor(float(self._stop.reason is not None), device=loss.device)
+        values = torch.stack([value.float().reshape(()) for value in (*named.values(), asked)])
         values = self.workers.sum(values) / self.workers.world
+        self._stopping |= bool(values[-1] > 0)
         if not torch.isfinite(values[0]):
-            listed = ", ".join(f"{name} {float(value):.4g}" for name, value in zip(named, values, strict=True))
+            listed = ", ".join(f"{name} {float(value):.4g}" for name, value in zip(named, values[:-1], strict=True))
             raise RunError(
                 "the loss is not finite",
                 where=f"stage {stage.name}, epoch {epoch + 1}, step {self.step + 1}",
@@ -130,7 +146,21 @@ class Trainer:
             )
         self.engine.backward(loss)
         self.engine.step()
-        return dict(zip(named, values, strict=True))
+        return dict(zip(named, values[:-1], strict=True))
+
+    def _leave(self, epoch: int) -> None:
+        """Save and end the run on all ranks, because at least one of them was asked to stop."""
+        asked = self.workers.gather(self._stop.reason)
+        reason = ", ".join(f"{why} on rank {rank}" for rank, why in enumerate(asked) if why is not None)
+        written = self._save()
+        if self._stop.reason is not None:
+            log.info("the state was saved %.2f s after %s", time.monotonic() - self._stop.since, self._stop.reason)
+        raise PreemptedError(
+            "the run was asked to stop" + ("" if written else ", and its state could not be saved"),
+            where=f"stage {self.stage.name}, epoch {epoch + 1}, step {self.step}",
+            got=reason,
+            fix="give the same command with run.on_exists=resume",
+        )
 
     def _report(self, epoch: int, values: dict[str, float], clock: StepClock, bar: Any) -> None:
         stage = self.stage
@@ -157,14 +187,14 @@ class Trainer:
             log.info("%s epoch %d/%d: %s", stage.name, epoch, stage.epochs, listed)
         self.workers.barrier()
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
         state = {
             "step": self.step,
             "best": self.best,
             "stream": {**self.stage.stream.state_dict(), "receipt": self._receipt()},
         }
         self.workers.average_buffers(self.stage.module)
-        self.store.save(self.engine, self.step, state)
+        return self.store.save(self.engine, self.step, state)
 
     def _receipt(self) -> dict[str, Any]:
         """What all ranks together were given of the current epoch (collective)."""

@@ -158,6 +158,65 @@ def test_a_killed_run_continues_to_the_same_losses(tiny_shards: Path, tmp_path: 
     assert receipts[0] == receipts[1]
 
 
+def ranks_of(run: Path) -> list[int]:
+    """Processes of any kind that train this run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"run.name={run.name}".encode() in words and f"run.folder={run.parent}".encode() in words:
+            found.append(int(folder.name))
+    return found
+
+
+def is_rank(process: int) -> bool:
+    return Path(f"/proc/{process}/environ").read_bytes().find(b"\0LOCAL_RANK=") >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "number", "to"),
+    [(1, signal.SIGUSR2, "rank"), (2, signal.SIGUSR1, "rank"), (2, signal.SIGTERM, "launcher")],
+)
+def test_a_run_that_is_asked_to_stop_saves_and_resumes(
+    tiny_shards: Path, tmp_path: Path, ranks: int, number: signal.Signals, to: str
+) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    options = ("run.stages=[classifier]", "classifier.epochs=4")
+    code, output = finished(train(shards, tmp_path, "whole", *options, ranks=ranks))
+    assert code == 0, output
+
+    run = tmp_path / "cut"
+    process = train(shards, tmp_path, "cut", *options, ranks=ranks)
+    deadline = time.monotonic() + 100
+    while not (run / "metrics.jsonl").is_file() or len(rows(run, "classifier")) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    asked = process.pid if to == "launcher" or ranks == 1 else next(filter(is_rank, ranks_of(run)))
+    began = time.monotonic()
+    os.kill(asked, number)
+    while ranks_of(run):
+        assert time.monotonic() - began < 15, "processes stay"
+        time.sleep(0.05)
+    _, output = process.communicate()
+    told = json.loads((run / "preempted.json").read_text())
+    assert ("end of deepspeed" if to == "launcher" else number.name) in told["reason"]
+    assert not (run / "done.json").exists()
+    assert not (run / "failed.json").exists()
+    if to != "launcher":
+        assert process.returncode == 85, output
+
+    code, output = finished(train(shards, tmp_path, "cut", *options, "run.on_exists=resume", ranks=ranks))
+    assert code == 0, output
+    assert not (run / "preempted.json").exists()
+    whole, cut = rows(tmp_path / "whole", "classifier"), rows(run, "classifier")
+    assert {step: row["loss"] for step, row in cut.items()} == {step: row["loss"] for step, row in whole.items()}
+
+
 @pytest.mark.slow
 def test_damaged_mixed_and_remote_data_end_in_a_receipt(tiny_shards: Path, tmp_path: Path) -> None:
     shards, other = tmp_path / "shards", tmp_path / "other"

@@ -1,0 +1,96 @@
+"""Requests to stop: remembered by a handler, obeyed by the training loop at the end of a step.
+
+A handler only notes that it was called. The note rides on a reduction that every step does anyway, so that all ranks
+learn of it in the same step, save together and leave with the exit code that means "preempted, resume me".
+
+Launchers do not help: on one node, ``deepspeed`` dies of TERM, USR1 and USR2 without telling its workers, which go on
+as orphans; ``torchrun`` forwards TERM only. So every rank also watches the launchers above it, and takes the end of one
+for a request to stop (Linux).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["StopRequests", "launchers_above"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_LAUNCHERS = (b"deepspeed", b"torchrun", b"torch.distributed.run", b"torch/distributed/run")
+_LOOK_EVERY = 0.25  # seconds
+
+
+class StopRequests:
+    """Notes requests to stop while it is entered; outside of the main thread it only watches launchers.
+
+    Attributes:
+        reason: what asked first; None as long as nothing did.
+        since: monotonic seconds of that moment.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.since = 0.0
+        self._before: dict[int, Any] = {}
+        self._ended = threading.Event()
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        above = launchers_above()
+        if above:
+            threading.Thread(target=self._watch, args=(above,), name="watch-launchers", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def ask(self, reason: str) -> None:
+        """Note a request; the first one counts."""
+        if self.reason is None:
+            self.reason, self.since = reason, time.monotonic()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.ask(signal.Signals(number).name)
+
+    def _watch(self, above: dict[int, str]) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            gone = [name for pid, name in above.items() if not _lives(pid)]
+            if gone:
+                self.ask(f"end of {gone[0]}")
+                return
+
+
+def launchers_above() -> dict[int, str]:
+    """Processes above this one that launch ranks, by pid, with their names; empty where /proc is not."""
+    found = {}
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            break
+        # Only the program and the module that it runs: a shell may have the same words in a command.
+        named = [name for name in _LAUNCHERS if any(name in word for word in words[:4])]
+        if not named:
+            break
+        found[pid] = named[0].decode()
+        pid = parent
+    return found
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
