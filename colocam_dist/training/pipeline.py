@@ -135,13 +135,9 @@ class _Pipeline:
         return ensure_archive(classifier, self.splits.train, self.config, self.workers)
 
     def _fit(self, stage: Stage) -> None:
-        started = time.perf_counter()
         if self.workers.is_main:  # the thresholds in it belong to the weights that may now change
             self.folder.file("validation.json").unlink(missing_ok=True)
-        trainer = Trainer(stage, self.config, self.workers, self.folder, self.metrics, self.stop)
         try:
-            best = trainer.fit()
+            Trainer(stage, self.config, self.workers, self.folder, self.metrics, self.stop).fit()
         finally:
             stage.stream.close()
-        seconds = time.perf_counter() - started
-        self.metrics.write(stage.name, "stage", stage.epochs, trainer.step, {"seconds": seconds, **best})

@@ -18,6 +18,7 @@ from colocam_dist.errors import PreemptedError, RunError
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.runs.weights import save_weights
 from colocam_dist.training.checkpoint_store import CheckpointStore
+from colocam_dist.training.cost import StageCost, state_bytes
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.metrics import MetricsLog, StepClock, peak_memory_gib
 from colocam_dist.training.schedule import learning_rate, set_learning_rate
@@ -75,7 +76,7 @@ class Trainer:
             workers,
             keep=config.checkpoint.keep,
             when_full=config.checkpoint.when_full,
-            expected_bytes=_state_bytes(stage.module),
+            expected_bytes=state_bytes(stage.module),
         )
         self.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
         self.step = 0  # optimizer steps done
@@ -86,7 +87,14 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Train; returns the best value of each criterion. Every epoch adds its receipt to ``receipt.json``."""
         stage, evaluation = self.stage, self.config.evaluation
-        if not self._restore():
+        restored = self._restore()
+        cost = self._cost = StageCost(
+            stage.name, stage.epochs, stage.stream.steps_per_epoch, self.step, self.workers.device
+        )
+        keep = self.config.checkpoint.keep
+        bytes_each = state_bytes(stage.module)
+        log.info("%s", cost.before(self.store.folder, bytes_each, None if keep == "all" else keep))
+        if not restored:
             self._validate(epoch=0)  # the untrained model is a candidate, as in the public code
         for epoch in range(stage.stream.epoch, stage.epochs):
             self._train_epoch(epoch)
@@ -94,6 +102,15 @@ class Trainer:
             if (epoch + 1) % evaluation.validate_every == 0 or epoch + 1 == stage.epochs:
                 self._validate(epoch + 1)
             self._save()
+        spent = cost.after()
+        log.info(
+            "%s took %.1f s for %d steps with validation, and %.2f GiB of memory at most",
+            stage.name,
+            spent["seconds"],
+            spent["steps"],
+            spent["memory_gib"],
+        )
+        self.metrics.write(stage.name, "stage", stage.epochs, self.step, {**spent, **self.best})
         return self.best
 
     def _train_epoch(self, epoch: int) -> None:
@@ -112,6 +129,8 @@ class Trainer:
                 count += 1
                 boundary = micro % accumulation == 0
                 self.step += boundary
+                if boundary and (foretold := self._cost.step()):
+                    log.info("%s", foretold)
                 clock.waiting(batch.mask_WN.numel())
                 if boundary and (self.step % every == 0 or micro == steps * accumulation):
                     values = {name: float(value) / count for name, value in sums.items()}
@@ -232,9 +251,3 @@ class Trainer:
         self.stage.stream.load_state_dict(state["stream"])
         log.info("%s continues at step %d", self.stage.name, self.step)
         return True
-
-
-def _state_bytes(module: nn.Module) -> int:
-    """About how large a checkpoint is: all weights and buffers, and the momentum of those that learn."""
-    state = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    return state + sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)

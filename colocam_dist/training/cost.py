@@ -1,0 +1,97 @@
+"""What a stage will cost, said before it and after its first steps, and what it did cost."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from colocam_dist.errors import RunError
+from colocam_dist.training.metrics import peak_memory_gib
+
+__all__ = ["StageCost", "state_bytes"]
+
+_FIRST_STEPS = 20  # after which the time is foretold; the first of them is slower and does not count
+
+
+def state_bytes(module: nn.Module) -> int:
+    """About how large a checkpoint is: all weights and buffers, and the momentum of those that learn."""
+    state = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    return state + sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+
+
+class StageCost:
+    """Steps, disk, time and memory of one stage on this rank.
+
+    Args:
+        name: of the stage.
+        epochs: of the stage.
+        steps_per_epoch: optimizer steps.
+        first_step: optimizer steps that earlier processes did.
+        device: whose memory counts.
+    """
+
+    def __init__(self, name: str, epochs: int, steps_per_epoch: int, first_step: int, device: torch.device) -> None:
+        self._name = name
+        self._total = epochs * steps_per_epoch
+        self._first = self._done = first_step
+        self._epochs, self._steps = epochs, steps_per_epoch
+        self._device = device
+        self._began = self._counted_from = time.perf_counter()
+
+    def before(self, folder: Path, checkpoint_bytes: int, keep: int | None) -> str:
+        """A line about what is to come; ``keep`` checkpoints stay, None = all that are written.
+
+        Raises:
+            RunError: the checkpoints that stay, and the one being written, cannot fit on the disk.
+        """
+        at_once = (keep if keep is not None else self._epochs) + 1
+        place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+        free = shutil.disk_usage(place).free
+        if at_once * checkpoint_bytes > free:
+            raise RunError(
+                "there is too little space for the checkpoints",
+                where=folder,
+                got=f"{free / 1e9:.2f} GB free",
+                wanted=f"about {at_once * checkpoint_bytes / 1e9:.2f} GB: {at_once} of {checkpoint_bytes / 1e6:.1f} MB",
+                fix="free some space, set run.folder to another disk, or lower checkpoint.keep",
+            )
+        left = self._total - self._first
+        return (
+            f"{self._name}: {left} of {self._total} steps to do ({self._epochs} epochs of {self._steps}); checkpoints "
+            f"of about {checkpoint_bytes / 1e6:.1f} MB, at most {at_once} at once, {free / 1e9:.1f} GB free"
+        )
+
+    def step(self) -> str | None:
+        """Count a step; after the first ones, a line about the time that the others will take (without validation)."""
+        self._done += 1
+        here = self._done - self._first
+        if here == 1:
+            self._counted_from = time.perf_counter()
+        if here != _FIRST_STEPS or self._done >= self._total:
+            return None
+        seconds = (time.perf_counter() - self._counted_from) / (here - 1)
+        left = (self._total - self._done) * seconds
+        return (
+            f"{self._name}: {seconds * 1000:.0f} ms a step, so about {_duration(left)} of training are left, "
+            f"validation not counted; {peak_memory_gib(self._device):.2f} GiB of memory at most so far"
+        )
+
+    def after(self) -> dict[str, float]:
+        """What it did cost in this process: seconds with validation, steps, peak memory."""
+        return {
+            "seconds": time.perf_counter() - self._began,
+            "steps": float(self._done - self._first),
+            "memory_gib": peak_memory_gib(self._device),
+        }
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

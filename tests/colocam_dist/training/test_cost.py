@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from colocam_dist.errors import RunError
+from colocam_dist.training import cost as module
+from colocam_dist.training.cost import StageCost, state_bytes
+
+CPU = torch.device("cpu")
+
+
+def test_the_size_of_a_state() -> None:
+    net = nn.Sequential(nn.Linear(10, 3), nn.BatchNorm1d(3))
+    net[0].weight.requires_grad_(False)
+    learning = 3 + 3 + 3
+    assert state_bytes(net) == 4 * (30 + 3 + 3 + 3 + 3 + 3) + 8 + 4 * learning
+
+
+def test_space_that_cannot_suffice_is_noticed_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 2_999_999})())
+    with pytest.raises(RunError, match=r"too little space(.|\n)*about 0.00 GB: 3 of 1.0 MB(.|\n)*checkpoint.keep"):
+        StageCost("localizer", 10, 7, 0, CPU).before(tmp_path / "not" / "there", 10**6, 2)
+    line = StageCost("localizer", 10, 7, 21, CPU).before(tmp_path, 10**6, 1)
+    assert line.startswith("localizer: 49 of 70 steps to do (10 epochs of 7); checkpoints of about 1.0 MB, at most 2")
+    with pytest.raises(RunError, match=r"11 of 1\.0 MB"):
+        StageCost("localizer", 10, 7, 0, CPU).before(tmp_path, 10**6, None)
+
+
+def test_time_is_foretold_once_after_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
+    cost = StageCost("classifier", 4, 50, 0, CPU)
+    lines = []
+    for step in range(60):
+        now += 9.0 if step == 0 else 0.5  # the first step is slow and does not count
+        lines.append(cost.step())
+    (line,) = [line for line in lines if line]
+    assert lines.index(line) == 19
+    assert line.startswith("classifier: 500 ms a step, so about 90 s of training are left") or "2 min" in line
+    spent = cost.after()
+    assert (spent["steps"], spent["seconds"]) == (60, 9.0 + 59 * 0.5)
+    assert spent["memory_gib"] > 0
+
+
+def test_a_short_stage_foretells_nothing() -> None:
+    cost = StageCost("classifier", 1, 20, 0, CPU)
+    assert [cost.step() for _ in range(20)] == [None] * 20
