@@ -48,11 +48,14 @@ def read_boxes(values: Any, where: str) -> list[tuple[float, float, float, float
         ValueError: the values are something else; says ``where``.
     """
     array = np.asarray(values)
-    if array.dtype == object:
-        array = np.array([np.asarray(cell, np.float64).ravel() for cell in array.ravel()]).reshape(array.size, -1)
+    try:
+        if array.dtype == object:
+            array = np.array([np.asarray(cell, np.float64).ravel() for cell in array.ravel()]).reshape(array.size, -1)
+        array = np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:  # cells of different lengths, or text
+        raise ValueError(f"{where}: wanted boxes of four numbers, got something else ({error})") from error
     if array.size == 0:
         return []
-    array = np.asarray(array, np.float64)
     if array.ndim != 2 or array.shape[1] != 4 or not np.isfinite(array).all():
         raise ValueError(f"{where}: wanted boxes of four numbers, got an array of shape {array.shape}")
     return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in np.maximum(array, 0.0)]

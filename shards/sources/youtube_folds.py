@@ -68,7 +68,10 @@ def read_folds(folder: Path, digests: dict[str, str], parse: Parse) -> Selection
 def _check_label_map(folder: Path) -> None:
     for path in (folder / "class_id.yaml", folder.parent / "class_id.yaml"):
         if path.is_file():
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            try:
+                found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise DataError("a fold file is not YAML in UTF-8", where=path, got=error) from error
             wanted = {name: label for label, name in enumerate(CLASSES)}
             if found != wanted:
                 raise DataError("the fold files number the classes otherwise", where=path, got=found, wanted=wanted)

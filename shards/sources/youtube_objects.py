@@ -55,13 +55,18 @@ class YoutubeObjectsOptions:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a split has: ids (shots of train, labelled frames of val and test), videos, shots, boxes, ids per class."""
+    """What a split has: ids (shots of train, labelled frames of val and test), videos, shots, boxes, ids per class.
+
+    Videos and boxes per class are compared only where they are published; () = they are not.
+    """
 
     ids: int
     videos: int
     shots: int
     boxes: int
     per_class: tuple[int, ...]
+    videos_per_class: tuple[int, ...] = ()
+    boxes_per_class: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -252,16 +257,20 @@ class _Files:
 def _count(selection: Selection, split: str, empty: set[Key]) -> Counts:
     shots = {key: labelled for key, labelled in selection.shots[split].items() if key not in empty}
     ids: Counter[str] = Counter()
+    boxes: Counter[str] = Counter()
     videos: dict[str, set[str]] = defaultdict(set)
     for key, labelled in shots.items():
         ids[key[0]] += 1 if split == "train" else len(labelled)
+        boxes[key[0]] += sum(map(len, labelled.values()))
         videos[key[0]].add(key[1])
     return Counts(
         ids=sum(ids.values()),
         videos=sum(len(names) for names in videos.values()),
         shots=len(shots),
-        boxes=sum(len(boxes) for labelled in shots.values() for boxes in labelled.values()),
+        boxes=sum(boxes.values()),
         per_class=tuple(ids[name] for name in CLASSES),
+        videos_per_class=tuple(len(videos[name]) for name in CLASSES),
+        boxes_per_class=tuple(boxes[name] for name in CLASSES),
     )
 
 
@@ -271,10 +280,14 @@ def _table(found: dict[str, Counts], expected: dict[str, Counts]) -> list[str]:
     for split in SPLITS:
         have, want = found[split], expected[split]
         pairs = [(name, getattr(have, name), getattr(want, name)) for name in ("ids", "videos", "shots", "boxes")]
-        pairs += [
-            (f"ids of {name}", mine, theirs)
-            for name, mine, theirs in zip(CLASSES, have.per_class, want.per_class, strict=True)
-        ]
+        for what, mine_of, theirs_of in (
+            ("ids", have.per_class, want.per_class),
+            ("videos", have.videos_per_class, want.videos_per_class),
+            ("boxes", have.boxes_per_class, want.boxes_per_class),
+        ):
+            if theirs_of:
+                each = zip(CLASSES, mine_of, theirs_of, strict=True)
+                pairs += [(f"{what} of {name}", mine, theirs) for name, mine, theirs in each]
         for name, mine, theirs in pairs:
             verdict = "" if mine == theirs else ": differs"
             rows.append(f"{split} {name}: found {mine}, published {theirs}{verdict}")

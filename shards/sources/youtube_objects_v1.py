@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from pathlib import Path
 
 from colocam_dist.data.jpeg import read_jpeg_header
@@ -35,9 +36,13 @@ _RELEASE = "youtube-objects-v1"
 _STICKS = "_sticks.mat"
 
 PUBLISHED = {
-    "train": Counts(2768, 78, 2768, 0, (545, 91, 301, 41, 109, 85, 621, 179, 265, 531)),
-    "val": Counts(325, 50, 325, 347, (57, 28, 41, 55, 27, 31, 17, 27, 32, 10)),
-    "test": Counts(346, 27, 346, 396, (84, 27, 37, 33, 33, 21, 37, 31, 27, 16)),
+    "train": Counts(
+        2768, 78, 2768, 0, (545, 91, 301, 41, 109, 85, 621, 179, 265, 531), (6, 8, 10, 2, 12, 4, 15, 7, 6, 8)
+    ),
+    "val": Counts(325, 50, 325, 347, (57, 28, 41, 55, 27, 31, 17, 27, 32, 10), (5,) * 10),
+    "test": Counts(
+        346, 27, 346, 396, (84, 27, 37, 33, 33, 21, 37, 31, 27, 16), (), (84, 27, 43, 37, 35, 43, 39, 45, 27, 16)
+    ),
 }
 """Counts of the published folds."""
 
@@ -190,8 +195,11 @@ def _boxes(frame: Path) -> list[Box]:
     if place == ("horse", "data", "0004", "shots", "055", "frame0020.jpg"):  # left and right are swapped
         boxes = [(min(x0, x1), y0, max(x0, x1), y1) for x0, y0, x1, y1 in boxes]
     if place == ("boat", "data", "0006", "shots", "026", "frame0001.jpg") and frame.is_file():  # wider than the frame
-        with frame.open("rb") as stream:
-            last = float(read_jpeg_header(stream).width - 1)
+        try:
+            with frame.open("rb") as stream:
+                last = float(read_jpeg_header(stream).width - 1)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{frame}: {error}") from error
         boxes = [(x0, y0, last if x1 > last + 1 else x1, y1) for x0, y0, x1, y1 in boxes]
     return boxes
 
@@ -204,6 +212,10 @@ def _videos(path: Path, problems: list[str]) -> list[str]:
         return []
     videos = [line for line in lines if line]
     problems += [f"{path}: '{line}' is not the number of a video" for line in videos if not line.isdecimal()]
+    # A video that is listed twice would change what the shuffle makes validation videos.
+    problems += [
+        f"{path}: video {video} is listed {count} times" for video, count in Counter(videos).items() if count > 1
+    ]
     return [line for line in videos if line.isdecimal()]
 
 

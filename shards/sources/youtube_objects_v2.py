@@ -38,9 +38,19 @@ __all__ = ["PUBLISHED", "read_youtube_objects_v2"]
 _RELEASE = "youtube-objects-v2.2"
 
 PUBLISHED = {
-    "train": Counts(1289, 76, 1289, 0, (292, 49, 104, 62, 100, 36, 121, 90, 209, 226)),
-    "val": Counts(1177, 30, 177, 1177, (14, 112, 49, 468, 90, 154, 87, 73, 98, 32)),
-    "test": Counts(1781, 49, 334, 2667, (170, 155, 144, 363, 141, 140, 164, 181, 165, 158)),
+    "train": Counts(
+        1289, 76, 1289, 0, (292, 49, 104, 62, 100, 36, 121, 90, 209, 226), (4, 7, 9, 3, 12, 6, 13, 8, 6, 8)
+    ),
+    "val": Counts(1177, 30, 177, 1177, (14, 112, 49, 468, 90, 154, 87, 73, 98, 32), (3,) * 10),
+    "test": Counts(
+        1781,
+        49,
+        334,
+        2667,
+        (170, 155, 144, 363, 141, 140, 164, 181, 165, 158),
+        (),
+        (180, 162, 233, 605, 165, 315, 173, 463, 213, 158),
+    ),
 }
 """Counts of the published folds."""
 
@@ -97,7 +107,14 @@ class _Tree:
 
     def __init__(self, root: Path, classes: list[str]) -> None:
         self.root = root
-        self.shots = {cls: _ranges(root / "Ranges" / f"ranges_{cls}.mat") for cls in classes}
+        self.shots: dict[str, list[_Shot]] = {}
+        problems: list[str] = []
+        for cls in classes:
+            try:
+                self.shots[cls] = _ranges(root / "Ranges" / f"ranges_{cls}.mat")
+            except DataError as error:
+                problems.append(f"{error.where}: {error.what}: {error.got}")
+        raise_problems(problems, what="ranges cannot be used", where=root / "Ranges", fix="unpack Ranges again")
         self._there: dict[str, dict[str, RawFrame]] = {}
 
     def key(self, cls: str, number: int) -> Key:
@@ -126,14 +143,13 @@ class _Tree:
 
 def _ranges(path: Path) -> list[_Shot]:
     values = np.asarray(read_variable(path, "ranges"))
-    if values.ndim != 2 or values.shape[0] != 3 or values.dtype.kind not in "iuf":
-        raise DataError(
-            "the ranges of a class are damaged", where=path, got=f"shape {values.shape}", wanted="3 x shots"
-        )
+    if values.ndim != 2 or values.shape[0] != 3 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        got = f"shape {values.shape} of {values.dtype}"
+        raise DataError("the ranges of a class are damaged", where=path, got=got, wanted="3 x shots of finite numbers")
     shots = [_Shot(int(video), int(first), int(last)) for first, last, video in values.T]
     bad = [number for number, shot in enumerate(shots) if not 0 <= shot.first <= shot.last < 10**8]
     if bad:
-        raise DataError("a shot has no frames", where=path, got=f"shot {bad[0]}: {tuple(values[:, bad[0]])}")
+        raise DataError("a shot has no frames", where=path, got=f"shot {bad[0]}: {values[:, bad[0]].tolist()}")
     return shots
 
 
@@ -144,21 +160,23 @@ def _by_the_rules(tree: _Tree, classes: list[str]) -> Selection:
         shots = tree.shots[cls]
         later = {frame: number for number, shot in enumerate(shots) for frame in range(shot.first, shot.last + 1)}
         labelled: dict[str, dict[int, dict[str, list[Box]]]] = {}  # by ground truth, shot and file name
-        truth_of: dict[int, str] = {}
+        truths_of: dict[int, set[str]] = defaultdict(set)
         for name in _GROUND_TRUTH:
             labelled[name] = defaultdict(dict)
             for frame, boxes in _ground_truth(
                 tree.root / "GroundTruth" / cls / f"{name}_{cls}.mat", name, cls, problems
             ):
-                truth_of[frame] = name
-                if frame in later:
-                    labelled[name][later[frame]][f"{frame:08d}.jpg"] = boxes
-                else:
+                truths_of[frame].add(name)
+                if frame not in later:
                     problems.append(f"{name}_{cls}.mat: frame {frame:08d} is in no shot of Ranges/")
+                elif boxes:
+                    labelled[name][later[frame]][f"{frame:08d}.jpg"] = boxes
+                else:  # says which split its video is in, but there is nothing to evaluate
+                    selection.left_out.append(f"{name}_{cls}.mat: frame {frame:08d} has no boxes")
         of_video: dict[int, set[str]] = {}
         for shot in shots:
             frames = range(shot.first, shot.last + 1)
-            of_video.setdefault(shot.video, set()).update(truth_of[frame] for frame in frames if frame in truth_of)
+            of_video.setdefault(shot.video, set()).update(*(truths_of[frame] for frame in frames if frame in truths_of))
         problems += [
             f"{cls}: video {video} is in both ground truths" for video, names in of_video.items() if len(names) > 1
         ]
@@ -177,7 +195,11 @@ def _by_the_rules(tree: _Tree, classes: list[str]) -> Selection:
 
 def _ground_truth(path: Path, name: str, cls: str, problems: list[str]) -> list[tuple[int, list[Box]]]:
     """Frame numbers and boxes."""
-    entries = read_variable(path, name)
+    try:
+        entries = read_variable(path, name)
+    except DataError as error:
+        problems.append(f"{path}: {error.what}: {error.got}")
+        return []
     found: list[tuple[int, list[Box]]] = []
     seen: set[int] = set()
     for entry in entries.ravel():
@@ -194,7 +216,7 @@ def _ground_truth(path: Path, name: str, cls: str, problems: list[str]) -> list[
             found.append((int(match[1]), read_boxes(boxes, f"{path.name}: {text}")))
         except (ValueError, IndexError, TypeError, KeyError) as error:
             problems.append(f"{path.name}: {error}")
-    return [(frame, boxes) for frame, boxes in found if boxes]
+    return found
 
 
 def _parse(name: str, is_shot: bool) -> tuple[Key, str] | None:

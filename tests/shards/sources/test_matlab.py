@@ -41,6 +41,11 @@ def test_boxes_of_other_shapes() -> None:
     for values in ([1, 2, 3, 4], [[1, 2, 3]], [[1, 2, np.nan, 4]]):
         with pytest.raises(ValueError, match="x: wanted boxes of four numbers"):
             read_boxes(values, "x")
+    for cell in (np.ones((1, 3)), np.array(["text"])):
+        cells = np.empty((1, 2), object)
+        cells[0, 0], cells[0, 1] = np.ones((1, 4)), cell
+        with pytest.raises(ValueError, match="x: wanted boxes of four numbers"):
+            read_boxes(cells, "x")
 
 
 def test_scipy_is_named_where_it_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

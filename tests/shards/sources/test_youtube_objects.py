@@ -109,6 +109,23 @@ def test_one_error_has_all_counts_that_differ(raw: Raw) -> None:
     assert all(row in warning for row in differing)
 
 
+def test_videos_and_boxes_per_class_are_compared_where_they_are_published(raw: Raw) -> None:
+    videos, boxes = (*[0] * 4, 1, *[0] * 5), (*[0] * 8, 1, 2)
+    expected = {
+        **EXPECTED,
+        "val": Counts(1, 1, 1, 1, EXPECTED["val"].per_class, videos_per_class=videos),
+        "test": Counts(2, 1, 1, 3, EXPECTED["test"].per_class, boxes_per_class=boxes),
+    }
+    with pytest.raises(DataError) as caught:
+        raw.read(expected=expected)
+    assert [line.strip() for line in str(caught.value).splitlines() if line.endswith(": differs")] == [
+        "val videos of cat: found 0, published 1: differs",
+        "val videos of cow: found 1, published 0: differs",
+        "test boxes of motorbike: found 0, published 1: differs",
+        "test boxes of train: found 3, published 2: differs",
+    ]
+
+
 def test_headers_are_read_only_where_they_are_needed(raw: Raw) -> None:
     # Neither of these is the first frame of its video, and neither has boxes: what is in them is the builder's matter.
     for path in (raw.root.joinpath(*TRAIN, "b.jpg"), raw.root.joinpath(*VAL, "d.jpg")):
@@ -206,6 +223,10 @@ def test_published_counts(
     counts = published[split]
     assert (counts.ids, counts.videos, counts.shots, counts.boxes) == (ids, videos, shots, boxes)
     assert (len(counts.per_class), sum(counts.per_class)) == (len(CLASSES), ids)
+    for per_class, total in ((counts.videos_per_class, videos), (counts.boxes_per_class, boxes)):
+        assert not per_class or (len(per_class), sum(per_class)) == (len(CLASSES), total)
+    assert bool(counts.videos_per_class) == (split != "test")
+    assert bool(counts.boxes_per_class) == (split == "test")
 
 
 def test_published_videos_are_those_of_both_releases() -> None:

@@ -66,6 +66,13 @@ def test_splits_and_frames(raw: Any) -> None:
     assert inputs.settings["source"] == "youtube-objects-v1"
 
 
+def test_the_repaired_frame_is_named_if_it_is_damaged(raw: Any) -> None:
+    raw.video("test", "boat", "0006")
+    (raw.shot("boat", "0006", "026", 1, {1: BOX}) / "frame0001.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"026/frame0001\.jpg: not a JPEG picture"):
+        read(raw.save())
+
+
 def test_all_frames_of_evaluated_shots(raw: Any) -> None:
     raw.shot("car", "0009", "002", 4)  # no labelled frame: not evaluated
     inputs = read(raw.save(), evaluation_frames="all")
@@ -151,6 +158,7 @@ def test_published_counts_are_consistent() -> None:
             "video 0001 is in train.txt and in test",
         ),
         (lambda root: (root / "cow/sets/train.txt").write_text("0001\n0077\n"), r"0077/shots: No such file"),
+        (lambda root: (root / "cow/sets/train.txt").write_text("0001\n0001\n"), r"video 0001 is listed 2 times"),
         (lambda root: (root / "cow/data/0009/shots/001/frame0001.jpg").unlink(), "has boxes but no picture"),
         (
             lambda root: (root / "cow/data/0009/shots/001/frame0001.jpg_sticks.mat").write_bytes(b"MATLAB 5.0" * 30),
@@ -224,6 +232,7 @@ def test_folds_give_the_same_as_the_rules(raw: Any, tmp_path: Path) -> None:
         ("val/localization.txt", lambda text: text.replace("3.5", "nan"), "not four numbers"),
         ("val/localization.txt", lambda text: text.partition("\n")[2], "has no box"),
         ("val/localization.txt", lambda text: text.replace(",30.0", ""), "wanted: 5 columns"),
+        ("class_id.yaml", lambda text: text + "a: [", "not YAML in UTF-8"),
         ("class_id.yaml", lambda text: text.replace("cat: 4", "cat: 7"), "number the classes otherwise"),
     ],
 )

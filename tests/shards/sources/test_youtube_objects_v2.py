@@ -110,6 +110,37 @@ def test_a_video_in_both_ground_truths(raw: Any) -> None:
         read(raw.save())
 
 
+def test_a_frame_in_both_ground_truths(raw: Any) -> None:
+    raw.label("Test", "cow", 2, BOX)  # the very frame that makes the video one for training
+    with pytest.raises(DataError, match="cow: video 7 is in both ground truths"):
+        read(raw.save())
+
+
+def test_a_frame_without_boxes_says_where_its_video_goes(raw: Any) -> None:
+    raw.shot("horse", 50, 52, 60)
+    raw.label("Training", "horse", 51, np.zeros((0, 4)))
+    raw.label("Test", "horse", 25, np.zeros((0, 4)))
+    inputs = read(raw.save())
+    assert shots(inputs, "train")["horse/video-0060/shot-000009"] == [50, 51, 52]
+    assert shots(inputs, "test")["horse/video-0040/shot-000008"] == [24]
+    assert inputs.receipt["left_out"] == [
+        "bb_gtTraining_horse.mat: frame 00000051 has no boxes",
+        "bb_gtTest_horse.mat: frame 00000025 has no boxes",
+    ]
+
+
+def test_files_that_are_missing_are_all_named(raw: Any) -> None:
+    root = raw.save()
+    for cls in ("cat", "dog"):
+        (root / f"GroundTruth/{cls}/bb_gtTest_{cls}.mat").unlink()
+    with pytest.raises(DataError, match=r"bb_gtTest_cat\.mat(.|\n)*bb_gtTest_dog\.mat"):
+        read(root)
+    for cls in ("cat", "dog"):
+        (root / f"Ranges/ranges_{cls}.mat").unlink()
+    with pytest.raises(DataError, match=r"ranges_cat\.mat(.|\n)*ranges_dog\.mat"):
+        read(root)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -179,7 +210,10 @@ def test_partial_trees(raw: Any) -> None:
 
 def test_ranges_that_are_damaged(raw: Any) -> None:
     raw.ranges["cow"].append((9, 8, 1))
-    with pytest.raises(DataError, match=r"a shot has no frames(.|\n)*ranges_cow.mat(.|\n)*shot 2"):
+    with pytest.raises(DataError, match=r"ranges_cow.mat: a shot has no frames: shot 2: \[9.0, 8.0, 1.0\]"):
+        read(raw.save())
+    raw.ranges["cow"][-1] = (np.nan, 8, 1)
+    with pytest.raises(DataError, match=r"ranges_cow.mat: the ranges of a class are damaged"):
         read(raw.save())
 
 
