@@ -35,7 +35,7 @@ class Server:
     """Serves a folder over HTTP.
 
     `faults` holds, per file name, what the next requests for it meet: a status, "cut" (half of the body, then the
-    connection closes), "stall" (nothing for two seconds), "wrong" (another byte in the middle).
+    connection closes), "stall" (nothing for four seconds), "wrong" (another byte in the middle).
     """
 
     folder: Path
@@ -59,7 +59,7 @@ def server(tiny_shards: Path) -> Iterator[Server]:
                 return
             data = path.read_bytes()
             if fault == "stall":
-                time.sleep(2)
+                time.sleep(4)
             if fault == "wrong":
                 data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
             self.send_response(200)
@@ -88,9 +88,15 @@ def server(tiny_shards: Path) -> Iterator[Server]:
         thread.join()
 
 
-def remote(tmp_path: Path, **changes: object) -> RemoteSettings:
-    plain = RemoteSettings(cache=tmp_path / "cache", cache_bytes=10**9, retry=Retry(tries=3, pause=0.01, timeout=1.0))
+def remote(tmp_path: Path, *, timeout: float = 30.0, **changes: object) -> RemoteSettings:
+    """Settings for the server; a short timeout only where it is to be met, for the machine may be busy."""
+    retry = Retry(tries=3, pause=0.01, timeout=timeout)
+    plain = RemoteSettings(cache=tmp_path / "cache", cache_bytes=10**9, retry=retry)
     return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def timeout_for(fault: int | str) -> float:
+    return 1.5 if fault == "stall" else 30.0
 
 
 def test_a_remote_index_is_that_of_the_folder(server: Server, tiny_shards: Path, tmp_path: Path) -> None:
@@ -112,7 +118,7 @@ def test_a_remote_index_is_that_of_the_folder(server: Server, tiny_shards: Path,
 def test_faults_of_the_server_are_waited_out(
     server: Server, tmp_path: Path, fault: int | str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = ShotIndex.open(server.url, "val", remote=remote(tmp_path))
+    index = ShotIndex.open(server.url, "val", remote=remote(tmp_path, timeout=timeout_for(fault)))
     server.faults = {"val-000000.tar": [fault, fault]}
     with caplog.at_level(logging.WARNING):
         image = FrameReader(index).read(0)
@@ -125,7 +131,7 @@ def test_faults_of_the_server_are_waited_out(
 def test_faults_that_stay_stop_with_the_name_of_the_file(
     server: Server, tmp_path: Path, fault: int | str, text: str
 ) -> None:
-    index = ShotIndex.open(server.url, "val", remote=remote(tmp_path))
+    index = ShotIndex.open(server.url, "val", remote=remote(tmp_path, timeout=timeout_for(fault)))
     server.faults = {"val-000000.tar": [fault] * 9}
     reader = FrameReader(index)
     with pytest.raises(DataError, match=f"(?s)remote file cannot be read.*val-000000.tar.*{text}.*3 tries"):
