@@ -30,7 +30,10 @@ def find_cuts(images_BGR: Iterable[NDArray[np.uint8]]) -> list[int]:
     Args:
         images_BGR: uint8 [H, W, 3] each, all of one video in order.
     """
-    histograms = np.stack([_histogram(image) for image in images_BGR])
+    found = [_histogram(image) for image in images_BGR]
+    if not found:
+        return []
+    histograms = np.stack(found)
     changes = _distance(histograms[:-1], histograms[1:])  # changes[t - 1] is that from frame t - 1 to frame t
     cuts = []
     for t in np.flatnonzero(changes >= _LEAST_CHANGE) + 1:
@@ -59,7 +62,7 @@ def find_cuts_by_scenedetect(images_BGR: Iterable[NDArray[np.uint8]], fps: float
 
     Args:
         images_BGR: uint8 [H, W, 3] each, all of one video in order.
-        fps: frames per second; only a scale here.
+        fps: frames per second, above 0; only a scale here.
 
     Raises:
         ConfigError: it is not installed.

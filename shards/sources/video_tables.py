@@ -50,13 +50,21 @@ def list_folder(root: Path) -> list[Listed]:
     files = [
         path
         for path in root.glob("[!.]*/[!.]*")  # hidden files are no videos, whatever their suffix
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not _is_folder(path)
     ]
     files.sort(key=lambda path: (path.parent.name, natural_key(path.name)))
     return [
         Listed(str(path.relative_to(root)), PurePosixPath(path.relative_to(root).as_posix()), path.parent.name, "")
         for path in files
     ]
+
+
+def _is_folder(path: Path) -> bool:
+    """Not so of links that lead nowhere, and of what may not be looked at: these are reported, not passed over."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def list_table(table: Path, findings: Findings) -> list[Listed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class VideoOptions:
             column "split", or the default shares if there is none.
 
     Raises:
-        ConfigError: every and fps contradict each other.
+        ConfigError: every or fps is not above 0, or both are given.
     """
 
     cuts: Cuts = "auto"
@@ -46,9 +47,15 @@ class VideoOptions:
     fractions: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError("the distance of the frames that are kept is not above 0", got=f"every {self.every}")
+        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
+            raise ConfigError("the rate at which frames are kept is not above 0", got=f"fps {self.fps}")
         if self.fps is not None and self.every != 1:
             raise ConfigError(
-                "frames are thinned out in two ways", got=f"every {self.every}, {self.fps} frames per second"
+                "frames are thinned out in two ways",
+                got=f"every {self.every}, {self.fps} frames per second",
+                fix="give --every or --fps, not both",
             )
 
 
@@ -86,12 +93,24 @@ class VideoFile(Unit):
                     got=f"{decoded} frames, counted from 0",
                     fix=f"correct {name}" + (", or shift its numbers with --box-offset" if name == "boxes.csv" else ""),
                 )
-        if decoded < 0.9 * self.facts.frames:
+        if not decoded:
+            warn(f"{self.cls}/{self.video}: none of its frames could be decoded, though its first one could before")
+        elif decoded < 0.9 * self.facts.frames:
             warn(f"{self.cls}/{self.video}: {decoded} frames, though its header promises {self.facts.frames}")
         if dropped:
             warn(f"{self.cls}/{self.video}: {dropped} boxes lie on frames that are left out")
-        if keep.stuck:
-            warn(f"{self.cls}/{self.video}: its frames have no times, so that only the first one was kept")
+        if keep.late and self.options.strict:
+            raise DataError(
+                "the times of a video's frames do not increase, and --fps needs them",
+                where=self.path,
+                got=f"{keep.late} of {decoded} frames that are not later than one before them",
+                fix="give --every instead of --fps, or leave out --strict",
+            )
+        if keep.late:
+            warn(
+                f"{self.cls}/{self.video}: {keep.late} of {decoded} frames are left out because their times are not "
+                "later than those of frames before them"
+            )
 
     def _find_cuts(self) -> set[int]:
         if self.method == "table":
@@ -102,27 +121,26 @@ class VideoFile(Unit):
 
 
 class _Thinning:
-    """Which frames are kept; asked for every frame in order."""
+    """Which frames are kept; asked for every frame in order.
+
+    Attributes:
+        late: frames so far whose time is not later than that of all frames before them; by rate, none of them is kept.
+    """
 
     def __init__(self, every: int, fps: float | None) -> None:
         self._every = every
         self._fps = fps
         self._due = 0  # number of the next moment 0, 1/fps, 2/fps, ...
-        self._latest = 0.0
-        self._asked = 0
+        self._latest = -math.inf
+        self.late = 0
 
     def __call__(self, number: int, seconds: float) -> bool:
         if self._fps is None:
             return number % self._every == 0
-        self._asked += 1
+        self.late += seconds <= self._latest
         self._latest = max(self._latest, seconds)
         # Times are rounded to the stream's own ticks: a frame that is due may come a little early.
         if (seconds + 1e-3) * self._fps < self._due:
             return False
         self._due = int((seconds + 1e-3) * self._fps) + 1
         return True
-
-    @property
-    def stuck(self) -> bool:
-        """Whether all of several frames came at time 0."""
-        return self._asked > 1 and self._latest == 0.0

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from colocam_dist.errors import DataError
 from shards.cuts import find_cuts_by_scenedetect, scenedetect_version
@@ -56,7 +57,7 @@ def read_videos(place: Path, rule: PictureRule, options: VideoOptions) -> Inputs
     paths = {str(video.path) for video in listed}
     boxes = read_boxes(findings, paths, options.box_offset)
     cuts = read_cuts(findings, paths, options.cuts)
-    detector = _detector(options.cuts)
+    detector = _detector(options.cuts, given=sum(str(video.path) in cuts for video in listed), of=len(listed))
     units, names = [], set()
     for video in listed:
         name = (video.cls, video.path.stem)
@@ -106,12 +107,15 @@ def read_videos(place: Path, rule: PictureRule, options: VideoOptions) -> Inputs
     )
 
 
-def _detector(wanted: Cuts) -> Cuts:
-    """How the shots of videos without a table are found."""
+def _detector(wanted: Cuts, *, given: int, of: int) -> Cuts:
+    """How the shots of videos without rows in the table are found, if ``given`` videos have some."""
     if wanted == "auto":
-        found: Cuts = "scenedetect" if scenedetect_version() else "histogram"
-        why = "it is installed" if found == "scenedetect" else "PySceneDetect is not installed"
-        _log.info("shots of videos that are not in cuts.csv are found by %s: %s", found, why)
+        version = scenedetect_version()
+        found: Cuts = "scenedetect" if version else "histogram"
+        why = f"it is installed ({version})" if version else "PySceneDetect is not installed"
+        _log.info(
+            "shots of %d videos are given by cuts.csv, those of %d are found by %s: %s", given, of - given, found, why
+        )
         return found
     if wanted == "scenedetect" and scenedetect_version() is None:
         find_cuts_by_scenedetect([], 25.0)  # raises, with what to install
@@ -120,7 +124,7 @@ def _detector(wanted: Cuts) -> Cuts:
 
 def _say_cuts(units: Sequence[VideoFile]) -> str:
     """The ways in which cuts were found, for the settings: another release of a detector may find others."""
-    used = sorted({unit.method for unit in units})
+    used = sorted({unit.method for unit in units}, key=get_args(Cuts).index)
     return "+".join(f"scenedetect {scenedetect_version()}" if name == "scenedetect" else name for name in used)
 
 
@@ -133,7 +137,7 @@ def _open(
 ) -> VideoFile | None:
     """Decode the first frame of a video and check its boxes; None if that is not possible."""
     path = findings.root / video.path
-    facts = look_at(path)
+    facts = look_at(path, timed=options.fps is not None)
     if isinstance(facts, str):
         if options.strict:
             findings.problems.append(f"{video.path}: {facts}")

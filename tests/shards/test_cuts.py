@@ -45,6 +45,7 @@ def test_a_slow_change_of_light_is_not_a_cut(picture: Callable[..., np.ndarray])
 
 def test_very_short_videos(picture: Callable[..., np.ndarray]) -> None:
     first, second = (scene[:, :77] for scene in scenes(picture)[:2])
+    assert find_cuts([]) == []
     assert find_cuts([first]) == []
     assert find_cuts([first, second]) == [1]
 
