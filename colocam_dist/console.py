@@ -7,18 +7,33 @@ import os
 import sys
 from collections.abc import Callable
 
-from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError
+from colocam_dist.errors import (
+    ColocamError,
+    ConfigError,
+    MemoryLimitError,
+    PreemptedError,
+    RankLostError,
+    ReportedElsewhereError,
+)
 
-__all__ = ["PREEMPTED", "run_console"]
+# Read when torch is imported. The stacks of its native code say nothing that the message of an error does not.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+__all__ = ["OUT_OF_MEMORY", "PREEMPTED", "RANK_LOST", "run_console"]
 
 PREEMPTED = 85
 """Exit code of a run that was asked to stop and can be resumed."""
+RANK_LOST = 86
+"""Exit code of a rank that hung, or that lost another rank: resuming may help."""
+OUT_OF_MEMORY = 87
+"""Exit code of a rank that had too little memory: resuming with smaller micro-batches may help."""
 
 
 def run_console(main: Callable[[], int]) -> None:
     """Run `main` and leave with its exit code.
 
-    A user error prints its message and gives 2, a run that was preempted and can be resumed gives 85, Ctrl-C 130.
+    A user error prints its message and gives 2, a run that was preempted and can be resumed gives 85, a rank that lost
+    another one 86, too little memory 87, Ctrl-C 130.
 
     Only rank 0 logs below WARNING.
     """
@@ -31,6 +46,9 @@ def run_console(main: Callable[[], int]) -> None:
         if first:
             print(error, file=sys.stderr)
         sys.exit(PREEMPTED)
+    except (RankLostError, MemoryLimitError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(RANK_LOST if isinstance(error, RankLostError) else OUT_OF_MEMORY)
     except (ConfigError, ReportedElsewhereError) as error:
         if first:  # all ranks meet these; one message is enough
             print(f"error: {error}", file=sys.stderr)

@@ -12,29 +12,43 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from colocam_dist.config.schema import Engine
-from colocam_dist.errors import ConfigError
+from colocam_dist.errors import ConfigError, PreemptedError
+from colocam_dist.progress import Progress
 
 __all__ = ["Workers", "connect", "environment_from_slurm", "resolve_device"]
 
 log = logging.getLogger(__name__)
 
+COLLECTIVES_WAIT_LONGER = 60.0
+"""Seconds beyond ``engine.timeout`` after which a collective operation itself fails."""
+
 
 @dataclass(frozen=True)
 class Workers:
-    """This process's place and device; every method is a collective unless it says otherwise."""
+    """This process's place and device; every method is a collective unless it says otherwise.
+
+    Attributes:
+        rank: of this process among all, in [0, world).
+        local_rank: of this process on its machine.
+        world: number of ranks.
+        device: what this rank computes on.
+        progress: where this rank is in its work.
+    """
 
     rank: int
     local_rank: int
     world: int
     device: torch.device
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def is_main(self) -> bool:
@@ -68,16 +82,30 @@ class Workers:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def average_buffers(self, module: torch.nn.Module) -> None:
-        """Average floating-point buffers (BatchNorm statistics) over ranks.
-
-        DeepSpeed broadcasts parameters but never buffers, so without this a checkpoint would hold the statistics of
-        rank 0's frames only.
-        """
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite every tensor with rank 0's."""
         if self.world > 1:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.sum(buffer / self.world))
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def reasons_to_stop(self) -> str | None:
+        """Who asked which rank to stop; None if nobody did."""
+        asked = enumerate(self.gather(self.progress.stop_reason()))
+        return ", ".join(f"{why} on rank {rank}" for rank, why in asked if why is not None) or None
+
+    def agree_to_go_on(self, what: str) -> None:
+        """Wait for all ranks, and go on unless one of them was asked to stop while it did ``what``.
+
+        Raises:
+            PreemptedError: on all ranks.
+        """
+        if reason := self.reasons_to_stop():
+            raise PreemptedError(
+                "the run was asked to stop",
+                where=what,
+                got=reason,
+                fix="give the same command with run.on_exists=resume",
+            )
 
     def close(self) -> None:
         """Leave the process group; safe to call twice."""
@@ -170,7 +198,12 @@ def connect(engine: Engine) -> Workers:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        # Later than the watchdog, which can say who is missing.
+        timeout=timedelta(seconds=engine.timeout + COLLECTIVES_WAIT_LONGER),
+        verbose=False,
+    )
     workers = Workers(dist.get_rank(), local_rank, dist.get_world_size(), device)
     log.info("rank %d of %d on %s, %d CPU threads", workers.rank, workers.world, device, threads)
     return workers

@@ -6,7 +6,9 @@ __all__ = [
     "ColocamError",
     "ConfigError",
     "DataError",
+    "MemoryLimitError",
     "PreemptedError",
+    "RankLostError",
     "ReportedElsewhereError",
     "RunError",
     "WeightsError",
@@ -60,6 +62,14 @@ class RunError(ColocamError):
 
 class PreemptedError(RunError):
     """The run was asked to stop and has saved its state; resumed, it goes on as if nothing had happened."""
+
+
+class RankLostError(RunError):
+    """Another rank died or hung, so this one cannot go on; the newest checkpoint is whole."""
+
+
+class MemoryLimitError(RunError):
+    """The device or the machine has too little memory for the micro-batch."""
 
 
 class ReportedElsewhereError(ColocamError):

@@ -260,10 +260,14 @@ class Engine(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    zero_stage: Literal[0, 1, 2] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    sync_batchnorm: bool = True  # BatchNorm over the frames of all ranks, so that their number does not change the loss
     accumulation: Positive = 1  # micro-batches per optimizer step on each rank
     gradient_clipping: NonNegative = 0.0  # 0 = off
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads per rank; 0 = cores divided by local ranks
+    timeout: Annotated[float, Field(ge=1.0)] = 600.0  # seconds without progress after which a rank counts as hung
+    non_finite: Literal["stop", "skip", "roll_back"] = "stop"  # loss or gradients with NaN or infinity
+    non_finite_limit: Positive = 3  # such steps in a row after which skip and roll_back give up
 
 
 class Evaluation(Section):
@@ -281,7 +285,8 @@ class Checkpoint(Section):
     """How often the whole training state is written, and how many of them stay."""
 
     every_steps: Annotated[int, Field(ge=0)] = 0  # 0 = at the end of each epoch only
-    keep: Positive | Literal["all"] = 2
+    keep: Positive | Literal["all"] = 2  # the newest ones
+    keep_best: Annotated[int, Field(ge=0)] = 0  # and as many more, the best by validation
     when_full: Literal["stop", "skip"] = "stop"  # no space: end the run, or go on without this checkpoint
 
 
@@ -305,6 +310,7 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    fault: str = ""  # for tests only, see colocam_dist/training/faults.py
 
     @model_validator(mode="after")
     def _window_fits_batch(self) -> Config:

@@ -88,7 +88,11 @@ class Scorer:
             )
 
     def score(self, model: torch.nn.Module, maps: MapMaker) -> FrameScores:
-        """IoU of every labelled frame at every threshold (collective). `model` is put in eval mode on the device."""
+        """IoU of every labelled frame at every threshold (collective). `model` is put in eval mode on the device.
+
+        Raises:
+            PreemptedError: on all ranks, because one of them was asked to stop.
+        """
         workers, size = self.workers, self.config.data.crop
         model.to(workers.device).eval()
         stream = FrameStream(
@@ -105,11 +109,15 @@ class Scorer:
         with torch.inference_mode():
             hidden = None if workers.is_main else True
             for batch in tqdm(stream, desc=f"score {self.index.split}", unit="batch", leave=False, disable=hidden):
+                workers.progress.tick()
+                if workers.progress.stop_reason() is not None:
+                    break
                 images_BCHW = batch.images_NCHW.to(workers.device)
                 maps_BHW, logits_BK = maps(images_BCHW, self.model_labels(batch.labels_N))
                 predicted += logits_BK.argmax(1).tolist()
                 pairs = zip(maps_BHW.float().cpu().numpy(), batch.frame_ids_N.tolist(), strict=True)
                 rows += [self._iou(map_HW, frame) for map_HW, frame in pairs]
+        workers.agree_to_go_on(f"scoring of split {self.index.split}")
         mine = np.array_split(self.frames, workers.world)[workers.rank]
         shots = [self.index.shots[shot] for shot in self.index.frame_shot[mine].tolist()]
         scores = FrameScores(

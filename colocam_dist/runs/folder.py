@@ -106,7 +106,7 @@ class RunFolder:
 
     def _check_same(self, config: Config) -> None:
         """Resuming may change where and on what a run works, never what it computes."""
-        free = {"run", "engine", "log", "checkpoint"}
+        free = {"run", "engine", "log", "checkpoint", "fault"}
         old = load(self.config_path).model_dump(mode="json", exclude=free)
         new = config.model_dump(mode="json", exclude=free)
         for settings in (old, new):

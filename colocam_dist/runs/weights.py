@@ -16,14 +16,14 @@ import torch
 from colocam_dist.errors import RunError
 from colocam_dist.files import write_atomically
 
-__all__ = ["load_weights", "read_weights", "save_weights", "weights_sha256"]
+__all__ = ["load_weights", "read_weights", "save_weights", "state_sha256", "weights_sha256"]
 
 
 def save_weights(path: Path, module: torch.nn.Module, facts: dict[str, Any]) -> None:
     """Write a plain state_dict (CPU tensors) with json-able facts, atomically."""
     buffer = io.BytesIO()
     weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    torch.save({"state_dict": weights, "sha256": _state_sha256(weights), **facts}, buffer)
+    torch.save({"state_dict": weights, "sha256": state_sha256(weights), **facts}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -49,7 +49,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        digest = _state_sha256(content["state_dict"])
+        digest = state_sha256(content["state_dict"])
     except FileNotFoundError:
         raise RunError("weights are missing", where=path, fix="run the stage that makes them first") from None
     except Exception as error:  # torch raises whatever its unpickler meets
@@ -62,10 +62,11 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 def weights_sha256(module: torch.nn.Module) -> str:
     """SHA-256 over names, shapes, types and bytes of a module's state: equal weights, equal digest on any machine."""
-    return _state_sha256(module.state_dict())
+    return state_sha256(module.state_dict())
 
 
-def _state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """The same over any tensors by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         array = tensor.detach().cpu().contiguous()

@@ -32,6 +32,7 @@ def ensure_archive(classifier: Classifier, index: ShotIndex, config: Config, wor
 
     Raises:
         DataError: a frame or the archive cannot be read, or the archive's folder cannot be written.
+        PreemptedError: on all ranks, because one of them was asked to stop; what was done so far is done again.
     """
     root = _root(index, config)
     identity = CamIdentity(config.cams.method, weights_sha256(classifier), config.data.crop, index.fingerprint)
@@ -39,6 +40,7 @@ def ensure_archive(classifier: Classifier, index: ShotIndex, config: Config, wor
     if workers.from_main((folder / "archive.json").is_file()):
         log.info("CAM archive %s is reused", folder)
     else:
+        workers.progress.enter("cams", stage="", step=0)
         _write(classifier, index, config, workers, folder)
         if workers.is_main:
             log.info("CAM archive %s: %d frames", folder, index.n_frames)
@@ -69,12 +71,15 @@ def _write(classifier: Classifier, index: ShotIndex, config: Config, workers: Wo
     )
     writer = ArchiveWriter(folder, (index.n_frames, *probe.shape[-2:]), workers.rank, workers.world)
     for batch in tqdm(stream, desc="cams", unit="batch", disable=None if workers.is_main else True):
+        workers.progress.tick()
+        if workers.progress.stop_reason() is not None:
+            break
         output = classifier(batch.images_NCHW.to(workers.device))
         labels_B = batch.labels_N.to(workers.device)
         maps_Bhw = layercam(output.features[-1].float(), classifier.head.weight, labels_B)
         writer.write(int(batch.frame_ids_N[0]), maps_Bhw * batch.valid_N.to(workers.device)[:, None, None])
     writer.close()
-    workers.barrier()
+    workers.agree_to_go_on("archiving of CAMs")
     if workers.is_main:
         identity = CamIdentity(config.cams.method, weights_sha256(classifier), crop, index.fingerprint)
         writer.finish(identity)

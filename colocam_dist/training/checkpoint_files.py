@@ -4,8 +4,9 @@
 
     checkpoints/<stage>/
       step-00000120/        one folder per checkpoint, under this name only when everything in it is on the disk
-        ...                 what the engine wrote
-        complete.json       step, time, and bytes and SHA-256 of every file; sealed by a checksum of itself
+        state.pt            weights, momentum, BatchNorm statistics, random states: whole tensors, no pickles
+        state.json          position in the data, best scores, counters
+        complete.json       step, score, and bytes and SHA-256 of every file; sealed by a checksum of itself
       latest.json           name of the newest checkpoint, written last (for people and scripts: loading looks itself)
 """
 
@@ -23,7 +24,7 @@ from colocam_dist.files import sha256_of, sync_file, sync_folder, write_atomical
 __all__ = ["Checkpoint", "checkpoints_in", "damage_of", "read_seal", "seal_folder"]
 
 SEAL = "complete.json"
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,13 @@ class Checkpoint:
     damage: str | None
 
 
-def seal_folder(folder: Path, step: int) -> dict[str, Any]:
+def seal_folder(folder: Path, step: int, score: float | None = None) -> dict[str, Any]:
     """Put everything in ``folder`` on the disk, then describe it in its seal; returns the seal.
+
+    Args:
+        folder: of the checkpoint, not yet under its final name.
+        step: optimizer steps done.
+        score: of the last validation, larger = better; None = unknown.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -55,7 +61,7 @@ def seal_folder(folder: Path, step: int) -> dict[str, Any]:
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     for place in {path.parent for path in folder.rglob("*")} | {folder}:
         sync_folder(place)
-    seal: dict[str, Any] = {"version": _VERSION, "step": step, "files": files}
+    seal: dict[str, Any] = {"version": _VERSION, "step": step, "score": score, "files": files}
     seal["checksum"] = _checksum(seal)
     write_atomically(folder / SEAL, json.dumps(seal, indent=1))
     sync_folder(folder)

@@ -13,8 +13,8 @@ from colocam_dist.inference.score import Scorer
 from colocam_dist.models.localizer import Classifier
 from colocam_dist.training.engine import micro_batch
 from colocam_dist.training.inputs import Splits, training_stream
+from colocam_dist.training.optimizer_step import LossModule
 from colocam_dist.training.schedule import build_sgd
-from colocam_dist.training.trainer import LossModule
 
 __all__ = ["ClassifierStage"]
 
@@ -57,9 +57,8 @@ class ClassifierStage:
         self.module: LossModule = ClassifierLoss(model)
         fast = [*model.encoder.fast_parameters(), *model.head.parameters()]
         self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast)
-        self._model = model
         self._scorer = Scorer(splits.validation, config, workers)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, model: Classifier) -> dict[str, float]:
         """CorLoc of the classifier's LayerCAM (best single threshold) and classification accuracy, in percent."""
-        return self._scorer.summary(self._scorer.layercam(self._model))
+        return self._scorer.summary(self._scorer.layercam(model))

@@ -18,8 +18,8 @@ from colocam_dist.models.localizer import Localizer
 from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
 from colocam_dist.training.engine import micro_batch
 from colocam_dist.training.inputs import Splits, loss_settings, training_stream
+from colocam_dist.training.optimizer_step import LossModule
 from colocam_dist.training.schedule import build_sgd
-from colocam_dist.training.trainer import LossModule
 
 __all__ = ["LocalizerStage"]
 
@@ -83,9 +83,8 @@ class LocalizerStage:
         )
         self.module: LossModule = LocalizerLoss(model, LocalizationLoss(loss_settings(config)), config)
         self.optimizer = build_sgd(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
-        self._model = model
         self._scorer = Scorer(splits.validation, config, workers)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, model: Localizer) -> dict[str, float]:
         """CorLoc of the foreground map (best single threshold) and classification accuracy, in percent."""
-        return self._scorer.summary(self._scorer.localizer(self._model))
+        return self._scorer.summary(self._scorer.localizer(model))

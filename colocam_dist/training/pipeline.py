@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from colocam_dist.cams.archive import CamArchive
 from colocam_dist.config import Config
 from colocam_dist.data.opening import open_split
 from colocam_dist.distributed import Workers, connect
-from colocam_dist.errors import ColocamError, PreemptedError, ReportedElsewhereError
+from colocam_dist.errors import ColocamError, PreemptedError, RankLostError, ReportedElsewhereError
 from colocam_dist.files import write_atomically
 from colocam_dist.inference.evaluate import evaluate_run
 from colocam_dist.inference.load import build_classifier, build_localizer, load_classifier
@@ -21,16 +22,22 @@ from colocam_dist.runs.folder import RunFolder
 from colocam_dist.training.cam_stage import ensure_archive
 from colocam_dist.training.classifier import ClassifierStage
 from colocam_dist.training.engine import micro_batch
+from colocam_dist.training.faults import Faults, parse_faults
 from colocam_dist.training.inputs import Splits
 from colocam_dist.training.localizer import LocalizerStage
+from colocam_dist.training.memory import is_memory_limit, memory_limit
 from colocam_dist.training.metrics import MetricsLog
 from colocam_dist.training.signals import StopRequests
 from colocam_dist.training.trainer import Stage, Trainer
+from colocam_dist.training.watchdog import Watchdog
 
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|process group", re.IGNORECASE)
+"""What the libraries say when ranks do not find each other."""
 
 
 def run(config: Config) -> RunFolder:
@@ -41,27 +48,24 @@ def run(config: Config) -> RunFolder:
 
     Raises:
         PreemptedError: TERM, USR1 or USR2 came, or the launcher ended; the state is saved.
+        RankLostError: another rank died or hung.
+        MemoryLimitError: too little memory for the micro-batch.
         ColocamError: bad settings, data or weights; nothing of an earlier run is lost.
     """
+    faults = parse_faults(config.fault)
     workers = connect(config.engine)
     try:
         folder = _on_main(workers, lambda: RunFolder.create(config))
+        workers.progress.on_enter = Faults(faults, workers.rank, folder.path).strike
         started = time.time()
-        try:
-            logged = folder.path if workers.is_main else None
-            with StopRequests() as stop, MetricsLog(logged, tensorboard=config.log.tensorboard) as metrics:
-                _Pipeline(config, workers, folder, metrics, stop).run()
-        except ReportedElsewhereError:
-            raise
-        except PreemptedError as preempted:
-            if workers.is_main:
-                folder.write_json("preempted.json", {"reason": preempted.got, "where": preempted.where})
-            raise
-        except BaseException as error:
-            facts = {"error": str(error), "type": type(error).__name__, "rank": workers.rank}
-            facts["traceback"] = "".join(traceback.format_exception(error))
-            write_atomically(folder.file("failed.json"), json.dumps(facts, indent=1))
-            raise
+        with StopRequests() as stop:
+            workers.progress.stop_reason = lambda: stop.reason
+            with Watchdog(workers, stop, folder.path, config.engine.timeout) as watchdog:
+                try:
+                    _Pipeline(config, workers, folder, stop).run()
+                except Exception as error:
+                    _explain(error, folder, workers, watchdog)
+                    raise
         if workers.is_main:
             facts = {"seconds": round(time.time() - started, 1), "world": workers.world, "stages": config.run.stages}
             folder.write_json("done.json", facts)
@@ -69,6 +73,40 @@ def run(config: Config) -> RunFolder:
         return folder
     finally:
         workers.close()
+
+
+def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Watchdog) -> None:
+    """Leave a file that says how the run ended; raise what the user can understand for what the libraries raised.
+
+    Raises:
+        RankLostError: the error came from a collective operation that others did not join.
+        MemoryLimitError: the error was one of too little memory.
+    """
+    if isinstance(error, ReportedElsewhereError):
+        return
+    if isinstance(error, PreemptedError):
+        if workers.is_main:
+            folder.write_json("preempted.json", {"reason": error.got, "where": error.where})
+        return
+    failed = folder.file("failed.json")
+    position = str(workers.progress.position)
+    better: ColocamError | None = None
+    if is_memory_limit(error):
+        better = memory_limit(error, position)
+    elif isinstance(error, RuntimeError) and _COLLECTIVE.search(str(error)):
+        better = RankLostError(
+            "the ranks cannot go on together",
+            where=f"rank {workers.rank}, {position}",
+            got=f"{watchdog.loss()} ({str(error).splitlines()[0][:200]})",
+            fix="look at what the lost rank said last; run.on_exists=resume goes on from the newest checkpoint",
+        )
+    told = better or error
+    facts = {"error": str(told), "type": type(told).__name__, "rank": workers.rank, "where": position}
+    facts["traceback"] = "".join(traceback.format_exception(error))
+    if not isinstance(told, RankLostError) or not failed.exists():  # what another rank died of says more
+        write_atomically(failed, json.dumps(facts, indent=1))
+    if better is not None:
+        raise better from error
 
 
 def _on_main(workers: Workers, action: Callable[[], T]) -> T:
@@ -102,14 +140,11 @@ def _check(config: Config, world: int) -> None:
 
 
 class _Pipeline:
-    def __init__(
-        self, config: Config, workers: Workers, folder: RunFolder, metrics: MetricsLog, stop: StopRequests
-    ) -> None:
+    def __init__(self, config: Config, workers: Workers, folder: RunFolder, stop: StopRequests) -> None:
         self.config = config
         self.stop = stop
         self.workers = workers
         self.folder = folder
-        self.metrics = metrics
         _on_main(workers, lambda: _check(config, workers.world))
         self.splits = Splits.open(config)
         if workers.is_main:
@@ -128,6 +163,7 @@ class _Pipeline:
                 localizer = build_localizer(self.config, frozen)
                 self._fit(LocalizerStage(localizer, self.config, self.splits, archive.path, self.workers))
         if "evaluate" in wanted:
+            self.workers.progress.enter("evaluate", stage="", step=0)
             evaluate_run(self.config, self.folder, self.workers)
 
     def _archive(self, classes: int) -> CamArchive:
@@ -138,6 +174,8 @@ class _Pipeline:
         if self.workers.is_main:  # the thresholds in it belong to the weights that may now change
             self.folder.file("validation.json").unlink(missing_ok=True)
         try:
-            Trainer(stage, self.config, self.workers, self.folder, self.metrics, self.stop).fit()
+            logged = self.folder.path if self.workers.is_main else None
+            with MetricsLog(logged, tensorboard=self.config.log.tensorboard) as metrics:
+                Trainer(stage, self.config, self.workers, self.folder, metrics, self.stop).fit()
         finally:
             stage.stream.close()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
-from torch import nn
 
 from colocam_dist.config import Config
 from colocam_dist.config.schema import Optimizer
 from colocam_dist.data.receipt import EpochReceipt
-from colocam_dist.data.stream import WindowBatch, WindowStream
+from colocam_dist.data.stream import WindowStream
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import PreemptedError, RunError
 from colocam_dist.runs.folder import RunFolder
@@ -20,22 +19,15 @@ from colocam_dist.runs.weights import save_weights
 from colocam_dist.training.checkpoint_store import CheckpointStore
 from colocam_dist.training.cost import StageCost, state_bytes
 from colocam_dist.training.engine import build_engine
+from colocam_dist.training.engine_state import EngineState
 from colocam_dist.training.metrics import MetricsLog, StepClock, peak_memory_gib
+from colocam_dist.training.optimizer_step import LossModule, StepRunner
 from colocam_dist.training.schedule import learning_rate, set_learning_rate
 from colocam_dist.training.signals import StopRequests
 
-__all__ = ["LossModule", "Stage", "Trainer"]
+__all__ = ["Stage", "Trainer"]
 
 log = logging.getLogger(__name__)
-
-
-class LossModule(nn.Module):
-    """A model with its loss: what DeepSpeed wraps. `forward(batch)` returns the scalar loss and fills `terms`."""
-
-    model: nn.Module
-    epoch: int  # from 0; set by the trainer before each batch, like step
-    step: int  # optimizer steps done in this stage
-    terms: dict[str, torch.Tensor]  # detached scalars of the last batch
 
 
 class Stage(Protocol):
@@ -50,8 +42,8 @@ class Stage(Protocol):
     windows: int  # per micro-batch on this rank
     criteria: dict[str, str]  # best-weights file stem -> validation value that is maximized
 
-    def validate(self) -> dict[str, float]:
-        """Score the validation split (collective; equal on all ranks)."""
+    def validate(self, model: Any) -> dict[str, float]:
+        """Score a model like ``module.model`` on the validation split (collective; equal on all ranks)."""
 
 
 class Trainer:
@@ -75,32 +67,47 @@ class Trainer:
             folder.checkpoints(stage.name),
             workers,
             keep=config.checkpoint.keep,
+            keep_best=config.checkpoint.keep_best,
             when_full=config.checkpoint.when_full,
             expected_bytes=state_bytes(stage.module),
         )
-        self.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
+        workers.progress.enter("start", stage=stage.name, step=0)
+        stage.module.to(workers.device).train()
+        self.state = EngineState(
+            stage.module,
+            stage.module.model,
+            zero_stage=config.engine.zero_stage,
+            workers=workers,
+            synchronized=config.engine.sync_batchnorm,
+        )
+        self.state.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
+        self.runner = StepRunner(self.state, stage.module, config.engine, workers, stop)
         self.step = 0  # optimizer steps done
         self._stop = stop
-        self._stopping = False  # agreed by all ranks
         self.best: dict[str, float] = {}
+        self._score: float | None = None  # of the last validation, by the first criterion
+        self._due: int | None = 0  # the number of epochs after which a validation is still to be done
 
     def fit(self) -> dict[str, float]:
         """Train; returns the best value of each criterion. Every epoch adds its receipt to ``receipt.json``."""
         stage, evaluation = self.stage, self.config.evaluation
-        restored = self._restore()
+        self._restore()
         cost = self._cost = StageCost(
             stage.name, stage.epochs, stage.stream.steps_per_epoch, self.step, self.workers.device
         )
-        keep = self.config.checkpoint.keep
-        bytes_each = state_bytes(stage.module)
-        log.info("%s", cost.before(self.store.folder, bytes_each, None if keep == "all" else keep))
-        if not restored:
-            self._validate(epoch=0)  # the untrained model is a candidate, as in the public code
+        checkpoint = self.config.checkpoint
+        at_once = None if checkpoint.keep == "all" else checkpoint.keep + checkpoint.keep_best
+        log.info("%s", cost.before(self.store.folder, state_bytes(stage.module), at_once))
+        if self._due is not None:  # also of the untrained model, which is a candidate as in the public code
+            self._validate()
+            if self.step or self.config.engine.non_finite == "roll_back":
+                self._save()
         for epoch in range(stage.stream.epoch, stage.epochs):
             self._train_epoch(epoch)
             self._hand_in_receipt()
             if (epoch + 1) % evaluation.validate_every == 0 or epoch + 1 == stage.epochs:
-                self._validate(epoch + 1)
+                self._due = epoch + 1
+                self._validate()
             self._save()
         spent = cost.after()
         log.info(
@@ -114,63 +121,45 @@ class Trainer:
         return self.best
 
     def _train_epoch(self, epoch: int) -> None:
-        stage, every = self.stage, self.config.log.every_steps
-        accumulation = self.config.engine.accumulation
+        stage, every, progress = self.stage, self.config.log.every_steps, self.workers.progress
+        accumulation, runner = self.config.engine.accumulation, self.runner
         stage.module.train()
         steps = len(stage.stream) // accumulation
         done = stage.stream.steps_per_epoch - steps
         clock, count = StepClock(), 0
         sums: dict[str, float | torch.Tensor] = {}
+        progress.enter("data", step=self.step)
         with self.metrics.progress(stage.name, stage.epochs, epoch, steps + done, done) as bar:
             for micro, batch in enumerate(stage.stream, start=1):
                 clock.working()
-                terms = self._micro_step(batch, epoch)
+                boundary = micro % accumulation == 0
+                set_learning_rate(stage.optimizer, learning_rate(stage.optimizer_settings, epoch, self.step))
+                stage.module.epoch, stage.module.step = epoch, self.step
+                terms, left_out = runner.micro(batch, boundary=boundary)
                 sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
                 count += 1
-                boundary = micro % accumulation == 0
                 self.step += boundary
+                if left_out and self.config.engine.non_finite == "roll_back":
+                    self._roll_back()
                 if boundary and (foretold := self._cost.step()):
                     log.info("%s", foretold)
                 clock.waiting(batch.mask_WN.numel())
-                if boundary and (self.step % every == 0 or micro == steps * accumulation):
+                last = micro == steps * accumulation
+                if boundary and (self.step % every == 0 or last or left_out):
                     values = {name: float(value) / count for name, value in sums.items()}
                     sums, count = {}, 0
                     self._report(epoch, values, clock, bar)
                 bar.update(boundary)
-                if boundary and self._stopping:
+                if boundary and runner.stopping:
                     self._leave(epoch)
                 every_save = self.config.checkpoint.every_steps
-                if boundary and every_save and self.step % every_save == 0 and micro < steps * accumulation:
+                if boundary and every_save and self.step % every_save == 0 and not last:
                     self._save()
+                progress.enter("data", step=self.step)
 
-    def _micro_step(self, batch: WindowBatch, epoch: int) -> dict[str, torch.Tensor]:
-        """Forward, backward and (at an accumulation boundary) the optimizer step; mean terms over ranks."""
-        stage = self.stage
-        rate = learning_rate(stage.optimizer_settings, epoch, self.step)
-        set_learning_rate(stage.optimizer, rate)
-        stage.module.epoch, stage.module.step = epoch, self.step
-        loss = self.engine(batch.to(self.workers.device))
-        named = {"loss": loss.detach(), **stage.module.terms}
-        asked = torch.tensor(float(self._stop.reason is not None), device=loss.device)
-        values = torch.stack([value.float().reshape(()) for value in (*named.values(), asked)])
-        values = self.workers.sum(values) / self.workers.world
-        self._stopping |= bool(values[-1] > 0)
-        if not torch.isfinite(values[0]):
-            listed = ", ".join(f"{name} {float(value):.4g}" for name, value in zip(named, values[:-1], strict=True))
-            raise RunError(
-                "the loss is not finite",
-                where=f"stage {stage.name}, epoch {epoch + 1}, step {self.step + 1}",
-                got=listed,
-                fix="lower the learning rate or the weight of the term that grew; the last checkpoint is whole",
-            )
-        self.engine.backward(loss)
-        self.engine.step()
-        return dict(zip(named, values[:-1], strict=True))
-
-    def _leave(self, epoch: int) -> None:
+    def _leave(self, epoch: int) -> NoReturn:
         """Save and end the run on all ranks, because at least one of them was asked to stop."""
-        asked = self.workers.gather(self._stop.reason)
-        reason = ", ".join(f"{why} on rank {rank}" for rank, why in enumerate(asked) if why is not None)
+        reason = self.workers.reasons_to_stop()
         written = self._save()
         if self._stop.reason is not None:
             log.info("the state was saved %.2f s after %s", time.monotonic() - self._stop.since, self._stop.reason)
@@ -185,35 +174,57 @@ class Trainer:
         stage = self.stage
         values["lr"] = learning_rate(stage.optimizer_settings, epoch, self.step - 1)
         values |= clock.read(self.workers.world)
+        if self.runner.skipped:
+            values["left_out"] = self.runner.skipped
         values["memory_gib"] = peak_memory_gib(self.workers.device)
         self.metrics.write(stage.name, "train", epoch + 1, self.step, values)
         bar.set_postfix({name: f"{value:.3g}" for name, value in values.items() if name != "lr"}, refresh=False)
 
-    def _validate(self, epoch: int) -> None:
-        stage = self.stage
-        self.workers.average_buffers(stage.module)
-        stage.module.eval()
-        scores = stage.validate()
+    def _validate(self) -> None:
+        """Do the validation that is due; on a request to stop, save that it still is, and leave."""
+        stage, epoch = self.stage, self._due
+        assert epoch is not None
+        self.workers.progress.enter("validate", step=self.step)
+        model = self.state.evaluation_model().eval()
+        try:
+            scores = stage.validate(model)
+        except PreemptedError:
+            stage.module.train()
+            self._leave(epoch)
         self.metrics.write(stage.name, "validation", epoch, self.step, scores)
         for stem, name in stage.criteria.items():
             if stem not in self.best or scores[name] > self.best[stem]:
                 self.best[stem] = scores[name]
                 if self.workers.is_main:
                     facts = {"epoch": epoch, "step": self.step, "criterion": name, "score": scores[name]}
-                    save_weights(self.folder.weights(stage.name, stem), stage.module.model, facts)
+                    save_weights(self.folder.weights(stage.name, stem), model, facts)
         if self.workers.is_main:
             listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             log.info("%s epoch %d/%d: %s", stage.name, epoch, stage.epochs, listed)
+        self._score = scores[next(iter(stage.criteria.values()))]
+        self._due = None
         self.workers.barrier()
 
     def _save(self) -> bool:
-        state = {
+        self.workers.progress.enter("save.gather", step=self.step)
+        facts = {
             "step": self.step,
             "best": self.best,
+            "score": self._score,
+            "validation_due": self._due,
+            "left_out": [self.runner.skipped, self.runner.in_a_row],
             "stream": {**self.stage.stream.state_dict(), "receipt": self._receipt()},
         }
-        self.workers.average_buffers(self.stage.module)
-        return self.store.save(self.engine, self.step, state)
+        return self.store.save(self.state.gather(), self.step, facts, self._score)
+
+    def _roll_back(self) -> None:
+        """Take weights and momentum of the newest checkpoint; the data go on behind the step that was left out."""
+        saved = self.store.restore()
+        if saved is None:
+            raise RunError("there is no checkpoint to roll back to", where=self.store.folder)
+        self.state.put_back(saved[0])
+        if self.workers.is_main:
+            log.warning("%s rolls back to the weights of step %d", self.stage.name, saved[1]["step"])
 
     def _receipt(self) -> dict[str, Any]:
         """What all ranks together were given of the current epoch (collective)."""
@@ -243,11 +254,14 @@ class Trainer:
                     receipt["shots_skipped"],
                 )
 
-    def _restore(self) -> bool:
-        state = self.store.restore(self.engine)
-        if state is None:
-            return False
-        self.step, self.best = state["step"], state["best"]
-        self.stage.stream.load_state_dict(state["stream"])
+    def _restore(self) -> None:
+        saved = self.store.restore()
+        if saved is None:
+            return
+        tensors, facts = saved
+        self.state.put_back(tensors)
+        self.step, self.best, self._score = facts["step"], facts["best"], facts["score"]
+        self._due = facts["validation_due"]
+        self.runner.skipped, self.runner.in_a_row = facts["left_out"]
+        self.stage.stream.load_state_dict(facts["stream"])
         log.info("%s continues at step %d", self.stage.name, self.step)
-        return True
