@@ -99,7 +99,11 @@ class Workers:
         Raises:
             PreemptedError: on all ranks.
         """
-        if reason := self.reasons_to_stop():
+        phase = self.progress.position.phase
+        self.progress.enter(f"{phase}.wait")
+        reason = self.reasons_to_stop()
+        self.progress.enter(phase)
+        if reason is not None:
             raise PreemptedError(
                 "the run was asked to stop",
                 where=what,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Position", "Progress"]
 
-_WITHIN_STEP = ("data", "forward", "backward", "optimizer")
+_WITHIN_STEP = ("data", "forward", "exchange", "backward", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Position:
     Attributes:
         stage: name of the training stage; "" before the first.
         step: optimizer steps done in this stage.
-        phase: what is being done: start, data, forward, backward, optimizer, save.write, ..., validate, cams, evaluate.
+        phase: what is being done: data, forward, exchange (of losses between ranks), backward and optimizer within a
+            step; save.gather, save.write, ... and validate after one; start, cams, evaluate. Where all that is left to
+            do is to wait for other ranks, ".wait" is appended.
         since: monotonic seconds of the last sign of progress.
     """
 
@@ -31,6 +33,13 @@ class Position:
     def number(self) -> int:
         """The step that this belongs to, counted from 1: the one in progress, or the last one done; 0 = none."""
         return self.step + (self.phase in _WITHIN_STEP)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """How far the rank is: among ranks that work together, those with the smallest value hold up the others."""
+        waits = self.phase.endswith(".wait")
+        within = _WITHIN_STEP.index(self.phase) if self.phase in _WITHIN_STEP else len(_WITHIN_STEP)
+        return self.number, within + waits
 
     def __str__(self) -> str:
         if not self.stage:

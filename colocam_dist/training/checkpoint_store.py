@@ -77,6 +77,7 @@ class CheckpointStore:
         problem = None
         if self.workers.is_main:
             problem = self._write(final, tensors, step, facts, score)
+        self.workers.progress.enter("save.wait")
         problem = self.workers.from_main(problem)
         if problem is None:
             return True

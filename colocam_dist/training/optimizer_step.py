@@ -78,6 +78,7 @@ class StepRunner:
         loss = engine(batch.to(workers.device))
         if injected == "nan":
             loss = loss * float("nan")
+        progress.enter("exchange")
         named = {"loss": loss.detach(), **self._module.terms}
         asked = torch.tensor(float(self._stop.reason is not None), device=loss.device)
         values = torch.stack([value.float().reshape(()) for value in (*named.values(), asked)])

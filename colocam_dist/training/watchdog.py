@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined] # it is public, but not listed
 
 from colocam_dist.console import RANK_LOST
 from colocam_dist.distributed import Workers
@@ -130,14 +130,13 @@ class Watchdog:
     def _report(self, position: Position, age: float) -> None:
         """The rank hangs: tell everything and end the process."""
         rank, others = self._workers.rank, self._listen()
-        longest = rank
-        if others:
-            longest = max(others, key=lambda r: sign.age if (sign := others[r]) is not None else float("inf"))
-        blame = "this rank" if longest == rank else f"rank {longest}"
-        what = (
-            f"rank {rank} made no progress for {age:.0f} s in {position}; {blame} has been where it is for longest. "
-            f"All ranks: {_table(others) if others else 'not known, the rendezvous store is gone'}"
-        )
+        culprits = _culprits(others) if others else [rank]
+        what = f"rank {rank} made no progress for {age:.0f} s in {position}"
+        if others is None:
+            what += "; where the other ranks are is not known, since the rendezvous store is gone"
+        elif len(others) > 1:
+            behind = ", ".join(f"rank {culprit}" for culprit in culprits)
+            what += f"; behind the others or silent: {behind}. All ranks: {_table(others)}"
         log.error("%s", what)
         stacks, failed = self._folder / f"stacks-rank-{rank}.txt", self._folder / "failed.json"
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
@@ -147,7 +146,7 @@ class Watchdog:
                 file.write(what + "\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file=file, all_threads=True)
-            if longest == rank or not failed.exists():
+            if rank in culprits or not failed.exists():
                 write_atomically(failed, json.dumps(facts, indent=1))
         except OSError as error:
             log.error("%s cannot be written: %s", error.filename, error.strerror)
@@ -193,6 +192,15 @@ class Watchdog:
                 self._stop.ask(self._store.get(_STOP).decode())
         except RuntimeError:
             self._store = None
+
+
+def _culprits(signs: dict[int, _Sign | None]) -> list[int]:
+    """The ranks that the others wait for: those that never spoke, else those that are least far."""
+    silent = [rank for rank, sign in signs.items() if sign is None]
+    if silent:
+        return silent
+    orders = {rank: sign.position.order for rank, sign in signs.items() if sign is not None}
+    return [rank for rank, order in orders.items() if order == min(orders.values())]
 
 
 def _seen(sign: _Sign | None) -> str:
