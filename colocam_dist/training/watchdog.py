@@ -15,6 +15,7 @@ import faulthandler
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,10 +44,11 @@ _STDERR = 2
 
 @dataclass(frozen=True)
 class _Sign:
-    """What a rank last said: where it is, for how many seconds, and how often it has spoken."""
+    """What a rank last said: where it is, for how many seconds, whether it waits for others, how often it spoke."""
 
     position: Position
     age: float
+    waits: bool
     count: int
 
 
@@ -156,7 +158,14 @@ class Watchdog:
         if self._store is None:
             return
         self._count += 1
-        facts = [position.stage, position.step, position.phase, time.monotonic() - position.since, self._count]
+        facts = [
+            position.stage,
+            position.step,
+            position.phase,
+            time.monotonic() - position.since,
+            _waits(),
+            self._count,
+        ]
         try:
             self._store.set(f"colocam/rank/{self._workers.rank}", json.dumps(facts))
         except RuntimeError:  # rank 0, which holds the store, has ended: collective operations will tell
@@ -166,7 +175,7 @@ class Watchdog:
         """What every rank last said; None for ranks that never spoke; None altogether if the store is gone."""
         if self._workers.world == 1:
             position = self._workers.progress.position
-            return {0: _Sign(position, time.monotonic() - position.since, self._count)}
+            return {0: _Sign(position, time.monotonic() - position.since, False, self._count)}
         if self._store is None:
             return None
         found: dict[int, _Sign | None] = {}
@@ -176,8 +185,8 @@ class Watchdog:
                 if not self._store.check([key]):
                     found[rank] = None
                     continue
-                stage, step, phase, age, count = json.loads(self._store.get(key))
-                found[rank] = _Sign(Position(stage, step, phase), age, count)
+                stage, step, phase, age, waits, count = json.loads(self._store.get(key))
+                found[rank] = _Sign(Position(stage, step, phase), age, waits, count)
         except RuntimeError:
             return None
         return found
@@ -195,12 +204,22 @@ class Watchdog:
 
 
 def _culprits(signs: dict[int, _Sign | None]) -> list[int]:
-    """The ranks that the others wait for: those that never spoke, else those that are least far."""
+    """The ranks that the others wait for: those that never spoke, else those that are least far and do not wait."""
     silent = [rank for rank, sign in signs.items() if sign is None]
     if silent:
         return silent
-    orders = {rank: sign.position.order for rank, sign in signs.items() if sign is not None}
+    orders = {rank: (sign.position.order, sign.waits) for rank, sign in signs.items() if sign is not None}
     return [rank for rank, order in orders.items() if order == min(orders.values())]
+
+
+def _waits() -> bool:
+    """Whether the main thread is in a collective operation (where those return at once, as on a GPU, it never is)."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if "torch/distributed/" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _seen(sign: _Sign | None) -> str:
@@ -208,5 +227,8 @@ def _seen(sign: _Sign | None) -> str:
 
 
 def _table(signs: dict[int, _Sign | None]) -> str:
-    rows = (f"rank {r} {_seen(sign)}" + (f" for {sign.age:.1f} s" if sign else "") for r, sign in signs.items())
+    rows = []
+    for rank, sign in signs.items():
+        waits = ", waiting for others" if sign is not None and sign.waits else ""
+        rows.append(f"rank {rank} {_seen(sign)}" + (f" for {sign.age:.1f} s{waits}" if sign is not None else ""))
     return "; ".join(rows)
