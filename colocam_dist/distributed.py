@@ -12,21 +12,22 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from colocam_dist.config.schema import Engine
-from colocam_dist.errors import ConfigError, PreemptedError
+from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError
 from colocam_dist.progress import Progress
 
 __all__ = ["Workers", "connect", "environment_from_slurm", "resolve_device"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 COLLECTIVES_WAIT_LONGER = 60.0
 """Seconds beyond ``engine.timeout`` after which a collective operation itself fails."""
@@ -81,6 +82,26 @@ class Workers:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Do ``action`` on rank 0 and give its picklable result to every rank.
+
+        Raises:
+            ColocamError: what it raised, on rank 0; a ReportedElsewhereError on the others.
+        """
+        result: T | None = None
+        error: ColocamError | None = None
+        if self.is_main:
+            try:
+                result = action()
+            except ColocamError as raised:
+                error = raised
+        message = self.from_main((result, str(error)) if error else (result, None))
+        if error is not None:
+            raise error
+        if message[1] is not None:
+            raise ReportedElsewhereError(message[1])
+        return message[0]
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
         """Overwrite every tensor with rank 0's."""

@@ -1,8 +1,9 @@
 """Train: tagged shards in, localizer and report out.
 
-One plain script for every launcher::
+One plain script for every launcher, and with ``--ranks`` or ``--max-restarts`` its own::
 
     python launchers/train.py --config configs/demo.yaml
+    python launchers/train.py --ranks 2 --max-restarts 3 --config configs/demo.yaml
     deepspeed launchers/train.py --config configs/demo.yaml run.name=two-gpus
     torchrun --nproc-per-node 2 launchers/train.py --config configs/demo.yaml
     srun python launchers/train.py --config configs/demo.yaml
@@ -21,6 +22,10 @@ def main() -> int:
     if command.print_config:
         print(dump(config), end="")
         return 0
+    if command.supervision is not None:
+        from colocam_dist.training.supervisor import supervise
+
+        return supervise(command, config, __file__)
     from colocam_dist.training.pipeline import run
 
     folder = run(config)

@@ -268,6 +268,7 @@ class Engine(Section):
     timeout: Annotated[float, Field(ge=1.0)] = 600.0  # seconds without progress after which a rank counts as hung
     non_finite: Literal["stop", "skip", "roll_back"] = "stop"  # loss or gradients with NaN or infinity
     non_finite_limit: Positive = 3  # such steps in a row after which skip and roll_back give up
+    on_out_of_memory: Literal["stop", "halve"] = "stop"  # halve: start again with half the micro-batch (--max-restarts)
 
 
 class Evaluation(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from colocam_dist.losses.colocalization import Colocalization, ColocalizationSettings
+from colocam_dist.losses.counts import Counts
 from colocam_dist.losses.frame_crf import FrameCrf, FrameCrfSettings
 from colocam_dist.losses.partial_cross_entropy import PartialCrossEntropy, PartialCrossEntropySettings
 from colocam_dist.losses.size_barrier import SizeBarrier, SizeBarrierSettings, extended_log_barrier
@@ -12,6 +13,7 @@ from colocam_dist.losses.total import LocalizationLoss, LossSettings
 __all__ = [
     "Colocalization",
     "ColocalizationSettings",
+    "Counts",
     "FrameCrf",
     "FrameCrfSettings",
     "LocalizationLoss",

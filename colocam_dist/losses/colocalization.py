@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from colocam_dist.kernels import color_affinity
+from colocam_dist.losses.counts import MIN_FRAMES
 from colocam_dist.losses.term import TermSettings, mean_where
 
 __all__ = ["Colocalization", "ColocalizationSettings"]
@@ -85,7 +86,12 @@ class Colocalization(nn.Module):
         return min(1.0, (step + 1) / self.settings.ramp_steps)
 
     def forward(
-        self, fg_WNHW: Tensor, images_WNCHW: Tensor, mask_WN: Tensor, step: int | None = None
+        self,
+        fg_WNHW: Tensor,
+        images_WNCHW: Tensor,
+        mask_WN: Tensor,
+        step: int | None = None,
+        count: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Weighted value of the term, and how much the maps disagree with the colors.
 
@@ -94,13 +100,14 @@ class Colocalization(nn.Module):
             images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels after crop and flip, never normalized.
             mask_WN: bool ``[W, N]``; frames with False do not count, windows with fewer than two others neither.
             step: optimizer steps made so far in this stage, needed when ``ramp_steps`` is set.
+            count: windows to divide by, None = those given here that have two valid frames.
 
         Returns:
             float32 scalar loss, 0 with a graph when no window counts; and, without a graph, the mean over the windows
             of R / 1'W1 in [0, 1/2]. The adaptive loss is constant by construction; this share shows progress.
         """
         settings = self.settings
-        counts_W = mask_WN.sum(1) >= 2
+        counts_W = mask_WN.sum(1) >= MIN_FRAMES
         value_W, total_W = color_affinity(
             fg_WNHW.float(),
             images_WNCHW,
@@ -116,5 +123,5 @@ class Colocalization(nn.Module):
                 size_W = torch.maximum(size_W, settings.paper_floor * total_W)
             # A window that does not count has 0 / 0; it is left out of the mean below.
             loss_W = loss_W / size_W.masked_fill(~counts_W, 1.0)
-        disagreement = mean_where(value_W.detach() / total_W.masked_fill(~counts_W, 1.0), counts_W)
-        return settings.weight * self.ramp(step) * mean_where(loss_W, counts_W), disagreement
+        disagreement = mean_where(value_W.detach() / total_W.masked_fill(~counts_W, 1.0), counts_W, count)
+        return settings.weight * self.ramp(step) * mean_where(loss_W, counts_W, count), disagreement

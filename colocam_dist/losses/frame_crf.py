@@ -55,13 +55,14 @@ class FrameCrf(nn.Module):
         super().__init__()
         self.settings = settings
 
-    def forward(self, fg_WNHW: Tensor, images_WNCHW: Tensor, mask_WN: Tensor) -> Tensor:
+    def forward(self, fg_WNHW: Tensor, images_WNCHW: Tensor, mask_WN: Tensor, count: Tensor | None = None) -> Tensor:
         """Weighted value of the term.
 
         Args:
             fg_WNHW: float ``[W, N, H, W]`` in [0, 1], the foreground map.
             images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels after crop and flip, never normalized.
             mask_WN: bool ``[W, N]``; frames with False do not count.
+            count: valid frames to divide by, None = those given here.
 
         Returns:
             float32 scalar <= 0; 0 with a graph when no frame is valid.
@@ -83,4 +84,4 @@ class FrameCrf(nn.Module):
             mask=mask_B,
             validate=False,  # the training loop decides what to do with a loss that is not finite
         )
-        return settings.weight * mean_where(value_B - total_B, mask_B)
+        return settings.weight * mean_where(value_B - total_B, mask_B, count)

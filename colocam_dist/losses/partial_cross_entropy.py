@@ -34,13 +34,16 @@ class PartialCrossEntropy(nn.Module):
         super().__init__()
         self.settings = settings
 
-    def forward(self, map_logits_WN2HW: Tensor, seeds_WNHW: Tensor, mask_WN: Tensor) -> Tensor:
+    def forward(
+        self, map_logits_WN2HW: Tensor, seeds_WNHW: Tensor, mask_WN: Tensor, count: Tensor | None = None
+    ) -> Tensor:
         """Weighted value of the term.
 
         Args:
             map_logits_WN2HW: float ``[W, N, 2, H, W]``, channel 0 background, 1 foreground.
             seeds_WNHW: int64 ``[W, N, H, W]`` of 1 foreground, 0 background, -255 ignored.
             mask_WN: bool ``[W, N]``; seeds of frames with False do not count.
+            count: labelled pixels to divide by, None = those given here.
 
         Returns:
             float32 scalar >= 0; exactly 0, with a graph and a zero gradient, when no pixel is labelled.
@@ -50,4 +53,4 @@ class PartialCrossEntropy(nn.Module):
             map_logits_WN2HW.float().flatten(0, 1), labels_BHW, ignore_index=IGNORE, reduction="sum"
         )
         # The mean of no pixels would be NaN.
-        return self.settings.weight * total / (labels_BHW != IGNORE).sum().clamp(min=1)
+        return self.settings.weight * total / ((labels_BHW != IGNORE).sum().clamp(min=1) if count is None else count)

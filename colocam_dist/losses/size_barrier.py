@@ -77,17 +77,18 @@ class SizeBarrier(nn.Module):
         """Barrier strength in ``epoch`` (numbered from 1): min(t_initial * t_factor^(epoch - 1), t_max)."""
         return min(self.settings.t_initial * self.settings.t_factor ** (epoch - 1), self.settings.t_max)
 
-    def forward(self, maps_WN2HW: Tensor, mask_WN: Tensor, epoch: int) -> Tensor:
+    def forward(self, maps_WN2HW: Tensor, mask_WN: Tensor, epoch: int, count: Tensor | None = None) -> Tensor:
         """Weighted value of the term.
 
         Args:
             maps_WN2HW: float ``[W, N, 2, H, W]`` in [0, 1], softmax over the third axis.
             mask_WN: bool ``[W, N]``; frames with False do not count.
             epoch: numbered from 1, decides t.
+            count: valid frames to divide by, None = those given here.
 
         Returns:
             float32 scalar; 0 with a graph when no frame is valid.
         """
         areas_WN2 = maps_WN2HW.float().sum((3, 4))
         barrier_WN = 0.5 * extended_log_barrier(-areas_WN2, self.t(epoch)).sum(2)
-        return self.settings.weight * mean_where(barrier_WN, mask_WN)
+        return self.settings.weight * mean_where(barrier_WN, mask_WN, count)

@@ -40,6 +40,9 @@ class TermSettings:
         return self.weight > 0.0 and self.start_epoch <= epoch and (self.end_epoch == -1 or epoch <= self.end_epoch)
 
 
-def mean_where(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of ``values`` (any shape) where ``valid`` (bool, same shape); 0 with a graph when nothing is valid."""
-    return values.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
+def mean_where(values: Tensor, valid: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean of ``values`` (any shape) where ``valid`` (bool, same shape); 0 with a graph when nothing is valid.
+
+    ``count`` (> 0) is divided by instead of the number of valid ones, see :class:`~colocam_dist.losses.counts.Counts`.
+    """
+    return values.masked_fill(~valid, 0.0).sum() / (valid.sum().clamp(min=1) if count is None else count)

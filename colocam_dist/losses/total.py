@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from colocam_dist.losses.colocalization import Colocalization, ColocalizationSettings
+from colocam_dist.losses.counts import Counts
 from colocam_dist.losses.frame_crf import FrameCrf, FrameCrfSettings
 from colocam_dist.losses.partial_cross_entropy import PartialCrossEntropy, PartialCrossEntropySettings
 from colocam_dist.losses.size_barrier import SizeBarrier, SizeBarrierSettings
@@ -51,10 +52,12 @@ class LocalizationLoss(nn.Module):
         mask_WN: Tensor,
         epoch: int,
         step: int | None = None,
+        counts: Counts | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and its parts, computed in float32 also under autocast.
 
-        Each rank averages over its own frames and windows; data-parallel averaging of gradients does the rest.
+        With ``counts`` over all ranks, the mean over ranks of the total, of its gradients and of everything reported is
+        the value for all ranks' windows in one batch.
 
         Args:
             map_logits_WN2HW: float ``[W, N, 2, H, W]`` from the decoder, channel 0 background, 1 foreground.
@@ -63,6 +66,7 @@ class LocalizationLoss(nn.Module):
             mask_WN: bool ``[W, N]``; a frame with False (a repeat that fills a short shot) changes nothing.
             epoch: numbered from 1.
             step: optimizer steps made so far in this stage, needed only for ``colocalization.ramp_steps``.
+            counts: what the means divide by, None = what is in this batch.
 
         Returns:
             The scalar total (possibly not finite: the caller decides) and detached scalars: each active term by its
@@ -78,17 +82,20 @@ class LocalizationLoss(nn.Module):
         logits_WN2HW = map_logits_WN2HW.float()
         maps_WN2HW = logits_WN2HW.softmax(2)
         fg_WNHW = maps_WN2HW[:, :, 1]
+        counts = Counts.of(seeds_WNHW, mask_WN) if counts is None else counts
         terms: dict[str, Tensor] = {}
         if self.partial_cross_entropy.settings.active(epoch):
-            terms["partial_cross_entropy"] = self.partial_cross_entropy(logits_WN2HW, seeds_WNHW, mask_WN)
+            terms["partial_cross_entropy"] = self.partial_cross_entropy(
+                logits_WN2HW, seeds_WNHW, mask_WN, counts.pixels
+            )
         if self.size_barrier.settings.active(epoch):
-            terms["size_barrier"] = self.size_barrier(maps_WN2HW, mask_WN, epoch)
+            terms["size_barrier"] = self.size_barrier(maps_WN2HW, mask_WN, epoch, counts.frames)
         if self.frame_crf.settings.active(epoch):
-            terms["frame_crf"] = self.frame_crf(fg_WNHW, images_WNCHW, mask_WN)
-        report: dict[str, Tensor] = {"fg_mean": mean_where(fg_WNHW.detach().mean((2, 3)), mask_WN)}
+            terms["frame_crf"] = self.frame_crf(fg_WNHW, images_WNCHW, mask_WN, counts.frames)
+        report: dict[str, Tensor] = {"fg_mean": mean_where(fg_WNHW.detach().mean((2, 3)), mask_WN, counts.frames)}
         if self.colocalization.settings.active(epoch):
             terms["colocalization"], report["color_disagreement"] = self.colocalization(
-                fg_WNHW, images_WNCHW, mask_WN, step
+                fg_WNHW, images_WNCHW, mask_WN, step, counts.windows
             )
         # Starts from a zero with a graph, so that backward works also when no term is active.
         total = sum(terms.values(), start=logits_WN2HW.flatten()[:0].sum())

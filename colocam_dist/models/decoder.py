@@ -52,7 +52,7 @@ class UNetDecoder(nn.Module):
     """U-Net decoder with a two-channel head (paper 3.1: the decoder g; layout of the public code).
 
     One block per feature map: each but the last takes the next shallower feature map as skip. BatchNorm uses the
-    statistics of the process's own batch.
+    statistics of the process's own batch, unless it is told otherwise (:mod:`colocam_dist.models.batch_norm`).
 
     Args:
         feature_channels: channels of the encoder's maps, shallow to deep, at least one.

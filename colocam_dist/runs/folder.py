@@ -7,6 +7,7 @@
       metrics.jsonl        one JSON object a line: training steps, validations, stage ends
       tensorboard/         the same as TensorBoard events
       checkpoints/<stage>/ step-<n>/ DeepSpeed state (newest valid wins), best-*.pt plain weights
+      restarts.jsonl       one JSON object a line: each time the supervisor started the ranks again
       receipt.json         shards and frames read, replaced, skipped, per stage and epoch
       metrics.json         final numbers for machines
       report.html          final report for people

@@ -10,6 +10,7 @@ from colocam_dist.config.schema import Optimizer
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.inference.score import Scorer
+from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Classifier
 from colocam_dist.training.engine import micro_batch
 from colocam_dist.training.inputs import Splits, training_stream
@@ -20,21 +21,25 @@ __all__ = ["ClassifierStage"]
 
 
 class ClassifierLoss(LossModule):
-    """Mean cross-entropy over the valid frames of a micro-batch."""
+    """Mean cross-entropy over the valid frames of a micro-batch of all ranks.
 
-    def __init__(self, model: Classifier) -> None:
+    What a rank returns is its part times the number of ranks, so that the mean over ranks is the mean over frames.
+    """
+
+    def __init__(self, model: Classifier, workers: Workers) -> None:
         super().__init__()
         self.model: Classifier = model
+        self.workers = workers
         self.epoch = self.step = 0
         self.terms: dict[str, torch.Tensor] = {}
 
     def forward(self, batch: WindowBatch) -> torch.Tensor:
-        """Scalar fp32 loss; `terms` holds the training accuracy in percent."""
+        """Scalar fp32 loss; `terms` holds the training accuracy in percent (collective)."""
         logits_BK = self.model(batch.images_WNCHW.flatten(0, 1)).logits_BK.float()
         labels_B = batch.labels_W.repeat_interleave(batch.mask_WN.shape[1])
         valid_B = batch.mask_WN.flatten()
         each_B = functional.cross_entropy(logits_BK, labels_B, reduction="none")
-        count = valid_B.sum().clamp(min=1)
+        count = self.workers.sum(valid_B.sum()).clamp(min=1) / self.workers.world
         right = (logits_BK.detach().argmax(1) == labels_B) & valid_B
         self.terms = {"accuracy": 100.0 * right.sum() / count}
         return (each_B * valid_B).sum() / count
@@ -54,7 +59,9 @@ class ClassifierStage:
             settings.global_batch, 1, workers.world, config.engine.accumulation, "classifier.global_batch"
         )
         self.stream = training_stream(splits.train, config, workers, n_frames=1, global_batch=windows)
-        self.module: LossModule = ClassifierLoss(model)
+        if config.engine.sync_batchnorm and workers.world > 1:
+            synchronize_batch_norm(model)
+        self.module: LossModule = ClassifierLoss(model, workers)
         fast = [*model.encoder.fast_parameters(), *model.head.parameters()]
         self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast)
         self._scorer = Scorer(splits.validation, config, workers)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from colocam_dist.errors import RunError
 from colocam_dist.training.metrics import peak_memory_gib
 
-__all__ = ["StageCost", "state_bytes"]
+__all__ = ["StageCost"]
 
 _FIRST_STEPS = 20  # after which the time is foretold; the first of them is slower and does not count
-
-
-def state_bytes(module: nn.Module) -> int:
-    """About how large a checkpoint is: all weights and buffers, and the momentum of those that learn."""
-    state = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
-    return state + sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
 
 
 class StageCost:
@@ -41,6 +36,7 @@ class StageCost:
         self._epochs, self._steps = epochs, steps_per_epoch
         self._device = device
         self._began = self._counted_from = time.perf_counter()
+        self._saving = 0.0
 
     def before(self, folder: Path, checkpoint_bytes: int, keep: int | None) -> str:
         """A line about what is to come; ``keep`` checkpoints stay, None = all that are written.
@@ -80,10 +76,18 @@ class StageCost:
             f"validation not counted; {peak_memory_gib(self._device):.2f} GiB of memory at most so far"
         )
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Count the time spent inside as time for checkpoints."""
+        began = time.perf_counter()
+        yield
+        self._saving += time.perf_counter() - began
+
     def after(self) -> dict[str, float]:
-        """What it did cost in this process: seconds with validation, steps, peak memory."""
+        """What it did cost in this process: seconds with validation, those for checkpoints, steps, peak memory."""
         return {
             "seconds": time.perf_counter() - self._began,
+            "saving_seconds": self._saving,
             "steps": float(self._done - self._first),
             "memory_gib": peak_memory_gib(self._device),
         }

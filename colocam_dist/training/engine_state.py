@@ -48,6 +48,7 @@ class EngineState:
 
     Attributes:
         engine: set it as soon as it is there.
+        bytes: about how much :meth:`gather` takes, with momentum.
     """
 
     engine: Any
@@ -61,6 +62,9 @@ class EngineState:
         self._synchronized = synchronized or workers.world == 1
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._buffers = learned_buffers(module)
+        statistics = sum(buffer.nbytes for buffer in self._buffers.values())
+        self.bytes = 2 * sum(p.nbytes for p in self._parameters.values())
+        self.bytes += statistics * (1 if self._synchronized else workers.world)
         moving = self._parameters.keys() | self._buffers.keys()
         self._frozen = state_sha256({n: t for n, t in module.state_dict().items() if n not in moving})
         # Scoring a module of ZeRO 3 gathers weights layer by layer on all ranks together, but ranks have different

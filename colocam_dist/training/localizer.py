@@ -13,7 +13,8 @@ from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.inference.score import Scorer
-from colocam_dist.losses import LocalizationLoss
+from colocam_dist.losses import Counts, LocalizationLoss
+from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Localizer
 from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
 from colocam_dist.training.engine import micro_batch
@@ -25,12 +26,16 @@ __all__ = ["LocalizerStage"]
 
 
 class LocalizerLoss(LossModule):
-    """Maps, seeds and the four loss terms of a micro-batch of windows."""
+    """Maps, seeds and the four loss terms of a micro-batch of windows; the means are over all ranks' windows.
 
-    def __init__(self, model: Localizer, loss: LocalizationLoss, config: Config) -> None:
+    What a rank returns is its part times the number of ranks, so that the mean over ranks is the mean over windows.
+    """
+
+    def __init__(self, model: Localizer, loss: LocalizationLoss, config: Config, workers: Workers) -> None:
         super().__init__()
         self.model: Localizer = model
         self.loss = loss
+        self.workers = workers
         self.seeds = SeedSettings(**config.localizer.seeds.model_dump())
         self.seed = config.run.seed
         self.resize, self.crop = config.data.resize, config.data.crop
@@ -38,7 +43,7 @@ class LocalizerLoss(LossModule):
         self.terms: dict[str, torch.Tensor] = {}
 
     def forward(self, batch: WindowBatch) -> torch.Tensor:
-        """Scalar fp32 loss; `terms` holds the loss terms and the mean foreground."""
+        """Scalar fp32 loss; `terms` holds the loss terms and the mean foreground (collective)."""
         if batch.cams_WNhw is None:
             raise RunError("stage 2 needs the CAM archive", fix="run the stage `cams` first")
         W, N = batch.mask_WN.shape
@@ -50,13 +55,15 @@ class LocalizerLoss(LossModule):
             )
             noise_BHW = pixel_noise(batch.frame_ids_WN.flatten(), cams_BHW.shape[1:], seed=self.seed, epoch=self.epoch)
             seeds_BHW = sample_seeds(cams_BHW, self.seeds, noise_BHW, mask_B=batch.mask_WN.flatten())
+        seeds_WNHW = seeds_BHW.unflatten(0, (W, N))
         total, self.terms = self.loss(
             logits_B2HW.unflatten(0, (W, N)),
             batch.images_WNCHW,
-            seeds_BHW.unflatten(0, (W, N)),
+            seeds_WNHW,
             batch.mask_WN,
             self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
             self.step,
+            Counts.of(seeds_WNHW, batch.mask_WN, self.workers.sum, self.workers.world),
         )
         return total
 
@@ -81,7 +88,9 @@ class LocalizerStage:
         self.stream = training_stream(
             splits.train, config, workers, n_frames=config.data.n_frames, global_batch=windows, cams=cams
         )
-        self.module: LossModule = LocalizerLoss(model, LocalizationLoss(loss_settings(config)), config)
+        if config.engine.sync_batchnorm and workers.world > 1:
+            synchronize_batch_norm(model)
+        self.module: LossModule = LocalizerLoss(model, LocalizationLoss(loss_settings(config)), config, workers)
         self.optimizer = build_sgd(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
         self._scorer = Scorer(splits.validation, config, workers)
 

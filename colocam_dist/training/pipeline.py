@@ -7,8 +7,6 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable
-from typing import TypeVar
 
 from colocam_dist.cams.archive import CamArchive
 from colocam_dist.config import Config
@@ -34,7 +32,6 @@ from colocam_dist.training.watchdog import Watchdog
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|process group", re.IGNORECASE)
 """What the libraries say when ranks do not find each other."""
@@ -55,7 +52,7 @@ def run(config: Config) -> RunFolder:
     faults = parse_faults(config.fault)
     workers = connect(config.engine)
     try:
-        folder = _on_main(workers, lambda: RunFolder.create(config))
+        folder = workers.on_main(lambda: RunFolder.create(config))
         workers.progress.on_enter = Faults(faults, workers.rank, folder.path).strike
         started = time.time()
         with StopRequests() as stop:
@@ -109,23 +106,6 @@ def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Wa
         raise better from error
 
 
-def _on_main(workers: Workers, action: Callable[[], T]) -> T:
-    """Do `action` on rank 0 and give its result, or raise its error, on every rank."""
-    result: T | None = None
-    error: ColocamError | None = None
-    if workers.is_main:
-        try:
-            result = action()
-        except ColocamError as raised:
-            error = raised
-    message = workers.from_main((result, str(error)) if error else (result, None))
-    if error is not None:
-        raise error
-    if message[1] is not None:
-        raise ReportedElsewhereError(message[1])
-    return message[0]
-
-
 def _check(config: Config, world: int) -> None:
     """Everything that can be found wrong before the first step, found by one rank."""
     accumulation, stages = config.engine.accumulation, config.run.stages
@@ -145,7 +125,7 @@ class _Pipeline:
         self.stop = stop
         self.workers = workers
         self.folder = folder
-        _on_main(workers, lambda: _check(config, workers.world))
+        workers.on_main(lambda: _check(config, workers.world))
         self.splits = Splits.open(config)
         if workers.is_main:
             folder.write_json("classes.json", self.splits.train.classes)

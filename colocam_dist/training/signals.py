@@ -4,8 +4,8 @@ A handler only notes that it was called. The note rides on a reduction that ever
 learn of it in the same step, save together and leave with the exit code that means "preempted, resume me".
 
 Launchers do not help: on one node, ``deepspeed`` dies of TERM, USR1 and USR2 without telling its workers, which go on
-as orphans; ``torchrun`` forwards TERM only. So every rank also watches the launchers above it, and takes the end of one
-for a request to stop (Linux).
+as orphans; ``torchrun`` forwards TERM only; nobody passes on a KILL. So every rank also watches the launchers above it,
+our supervisor among them, and takes the end of one for a request to stop (Linux).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["StopRequests", "launchers_above"]
+__all__ = ["LAUNCHER_PID", "StopRequests", "launchers_above"]
+
+LAUNCHER_PID = "COLOCAM_LAUNCHER_PID"
+"""Environment variable in which the supervisor tells its ranks its process id."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _LAUNCHERS = (b"deepspeed", b"torchrun", b"torch.distributed.run", b"torch/distributed/run")
@@ -71,8 +74,14 @@ class StopRequests:
 
 
 def launchers_above() -> dict[int, str]:
-    """Processes above this one that launch ranks, by pid, with their names; empty where /proc is not."""
+    """Processes above this one that launch ranks, by pid, with their names; empty where /proc is not.
+
+    The supervisor counts even if it has ended: then it did so before this rank looked for the first time.
+    """
     found = {}
+    supervisor = os.environ.get(LAUNCHER_PID, "")
+    if supervisor.isdecimal() and Path("/proc/self").exists():
+        found[int(supervisor)] = "supervisor"
     pid = os.getppid()
     while pid > 1:
         try:

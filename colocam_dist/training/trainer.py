@@ -17,7 +17,7 @@ from colocam_dist.errors import PreemptedError, RunError
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.runs.weights import save_weights
 from colocam_dist.training.checkpoint_store import CheckpointStore
-from colocam_dist.training.cost import StageCost, state_bytes
+from colocam_dist.training.cost import StageCost
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.engine_state import EngineState
 from colocam_dist.training.metrics import MetricsLog, StepClock, peak_memory_gib
@@ -63,14 +63,6 @@ class Trainer:
         self.workers = workers
         self.metrics = metrics
         self.folder = folder
-        self.store = CheckpointStore(
-            folder.checkpoints(stage.name),
-            workers,
-            keep=config.checkpoint.keep,
-            keep_best=config.checkpoint.keep_best,
-            when_full=config.checkpoint.when_full,
-            expected_bytes=state_bytes(stage.module),
-        )
         workers.progress.enter("start", stage=stage.name, step=0)
         stage.module.to(workers.device).train()
         self.state = EngineState(
@@ -79,6 +71,14 @@ class Trainer:
             zero_stage=config.engine.zero_stage,
             workers=workers,
             synchronized=config.engine.sync_batchnorm,
+        )
+        self.store = CheckpointStore(
+            folder.checkpoints(stage.name),
+            workers,
+            keep=config.checkpoint.keep,
+            keep_best=config.checkpoint.keep_best,
+            when_full=config.checkpoint.when_full,
+            expected_bytes=self.state.bytes,
         )
         self.state.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
         self.runner = StepRunner(self.state, stage.module, config.engine, workers, stop)
@@ -97,7 +97,8 @@ class Trainer:
         )
         checkpoint = self.config.checkpoint
         at_once = None if checkpoint.keep == "all" else checkpoint.keep + checkpoint.keep_best
-        log.info("%s", cost.before(self.store.folder, state_bytes(stage.module), at_once))
+        bytes_each = self.state.bytes
+        log.info("%s", self.workers.on_main(lambda: cost.before(self.store.folder, bytes_each, at_once)))
         if self._due is not None:  # also of the untrained model, which is a candidate as in the public code
             self._validate()
             if self.step or self.config.engine.non_finite == "roll_back":
@@ -111,10 +112,11 @@ class Trainer:
             self._save()
         spent = cost.after()
         log.info(
-            "%s took %.1f s for %d steps with validation, and %.2f GiB of memory at most",
+            "%s took %.1f s for %d steps with validation, %.1f s of it for checkpoints, and %.2f GiB of memory at most",
             stage.name,
             spent["seconds"],
             spent["steps"],
+            spent["saving_seconds"],
             spent["memory_gib"],
         )
         self.metrics.write(stage.name, "stage", stage.epochs, self.step, {**spent, **self.best})
@@ -215,7 +217,8 @@ class Trainer:
             "left_out": [self.runner.skipped, self.runner.in_a_row],
             "stream": {**self.stage.stream.state_dict(), "receipt": self._receipt()},
         }
-        return self.store.save(self.state.gather(), self.step, facts, self._score)
+        with self._cost.saving():
+            return self.store.save(self.state.gather(), self.step, facts, self._score)
 
     def _roll_back(self) -> None:
         """Take weights and momentum of the newest checkpoint; the data go on behind the step that was left out."""

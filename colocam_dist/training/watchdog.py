@@ -76,7 +76,7 @@ class Watchdog:
         self._folder = folder
         self._timeout = timeout
         self._end = end
-        self._beat = min(2.0, max(0.1, timeout / 20))
+        self._beat = min(1.0, max(0.1, timeout / 20))
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._count = 0
@@ -103,7 +103,7 @@ class Watchdog:
     def loss(self) -> str:
         """Who is missing, for a rank whose collective operation failed; takes a few beats to find out."""
         first = self._listen()
-        self._ended.wait(4 * self._beat)
+        self._ended.wait(2.5 * self._beat)
         second = self._listen()
         if second is None or first is None:
             return "rank 0, which held the rendezvous store, is gone"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from colocam_dist.config import dump, load, parse, setting_names
+from colocam_dist.config.command_line import Supervision
 from colocam_dist.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
@@ -94,11 +95,26 @@ def test_the_command_line_takes_what_launchers_add() -> None:
     assert command.print_config
 
 
-def test_an_unknown_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], None),
+        (["--ranks", "3"], Supervision(ranks=3)),
+        (["--max-restarts=2", "--grace", "0.5"], Supervision(max_restarts=2, grace=0.5)),
+    ],
+)
+def test_this_process_starts_ranks_only_if_told_to(words: list[str], wanted: Supervision | None) -> None:
+    command = parse("x", ["--config", "a.yaml", *words, "run.seed=2"])
+    assert command.supervision == wanted
+    assert command.overrides == ("run.seed=2",)
+
+
+@pytest.mark.parametrize(("words", "named"), [(["--confg", "a.yaml"], "--confg"), (["--grace", "3"], "--ranks")])
+def test_bad_options_end_with_status_2(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        parse("x", ["--confg", "a.yaml"])
+        parse("x", words)
     assert caught.value.code == 2
-    assert "--confg" in capsys.readouterr().err
+    assert named in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_setting_names_are_unique_and_reach_the_leaves() -> None:

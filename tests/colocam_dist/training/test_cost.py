@@ -4,20 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from colocam_dist.errors import RunError
 from colocam_dist.training import cost as module
-from colocam_dist.training.cost import StageCost, state_bytes
+from colocam_dist.training.cost import StageCost
 
 CPU = torch.device("cpu")
-
-
-def test_the_size_of_a_state() -> None:
-    net = nn.Sequential(nn.Linear(10, 3), nn.BatchNorm1d(3))
-    net[0].weight.requires_grad_(False)
-    learning = 3 + 3 + 3
-    assert state_bytes(net) == 4 * (30 + 3 + 3 + 3 + 3 + 3) + 8 + 4 * learning
 
 
 def test_space_that_cannot_suffice_is_noticed_before_the_first_step(
@@ -43,7 +35,11 @@ def test_time_is_foretold_once_after_the_first_steps(monkeypatch: pytest.MonkeyP
     (line,) = [line for line in lines if line]
     assert lines.index(line) == 19
     assert line.startswith("classifier: 500 ms a step, so about 90 s of training are left") or "2 min" in line
+    with cost.saving():
+        now += 2.0
     spent = cost.after()
+    assert spent.pop("saving_seconds") == 2.0
+    spent["seconds"] -= 2.0
     assert (spent["steps"], spent["seconds"]) == (60, 9.0 + 59 * 0.5)
     assert spent["memory_gib"] > 0
 

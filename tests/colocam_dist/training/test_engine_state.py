@@ -290,6 +290,8 @@ def test_what_is_gathered_needs_no_pickle_and_is_no_view(alone: Made, tmp_path: 
     assert content is not None
     torch.save(content, tmp_path / "state.pt")
     again = torch.load(tmp_path / "state.pt", weights_only=True)
+    learning = 5 + 5 + 7 * 5 * 9 + 7
+    assert alone.state.bytes == 4 * 2 * learning + 4 * (5 + 5) + 8
     assert again["momentum"] is None, "before the first step there is none"
     assert set(again["weights"]) == {"model.1.weight", "model.1.bias", "model.3.weight", "model.3.bias"}
     assert set(again["buffers"][0]) == {f"model.1.{n}" for n in ("running_mean", "running_var", "num_batches_tracked")}

@@ -1,0 +1,61 @@
+"""How many pixels, frames and windows the means of the loss terms are taken over.
+
+Shape suffixes: W windows (first) or width (last), N frames per window, H height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from colocam_dist.seeds import IGNORE
+
+__all__ = ["MIN_FRAMES", "Counts"]
+
+MIN_FRAMES = 2  # valid frames that a window needs for co-localization
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What sums over a batch are divided by: float32 scalars > 0.
+
+    Data-parallel training averages gradients over ranks. With each rank's own counts the average would give a pixel,
+    frame or window more weight where there are few of them; with the mean count of a rank it is the mean over all.
+
+    Attributes:
+        pixels: labelled pixels of valid frames.
+        frames: valid frames.
+        windows: windows with at least two valid frames.
+    """
+
+    pixels: Tensor
+    frames: Tensor
+    windows: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        seeds_WNHW: Tensor,
+        mask_WN: Tensor,
+        sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
+        ranks: int = 1,
+    ) -> Counts:
+        """Count in a batch, or the mean over the batches of all ranks.
+
+        Args:
+            seeds_WNHW: int64 ``[W, N, H, W]`` of 1 foreground, 0 background, -255 ignored.
+            mask_WN: bool ``[W, N]``, False for frames that do not count.
+            sum_over_ranks: element-wise sum of an int64 tensor over ranks, called once; None = this batch is all.
+            ranks: how many there are.
+
+        Returns:
+            Counts of which none is 0: where there is nothing on any rank, its sum is 0 too.
+        """
+        pixels = ((seeds_WNHW != IGNORE) & mask_WN[:, :, None, None]).sum()
+        counts_3 = torch.stack([pixels, mask_WN.sum(), (mask_WN.sum(1) >= MIN_FRAMES).sum()])
+        if sum_over_ranks is not None:
+            counts_3 = sum_over_ranks(counts_3)
+        return cls(*(counts_3.clamp(min=1) / ranks))

@@ -1,0 +1,173 @@
+"""Losses and weights must not depend on how many ranks share a batch; with gloo processes and DeepSpeed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from colocam_dist.config import Config, load
+from colocam_dist.data.stream import WindowBatch
+from colocam_dist.distributed import Workers, connect
+from colocam_dist.losses import LocalizationLoss
+from colocam_dist.models import Classifier, Encoder, Localizer
+from colocam_dist.models.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
+from colocam_dist.training.classifier import ClassifierLoss, ClassifierStage
+from colocam_dist.training.engine import build_engine
+from colocam_dist.training.inputs import Splits, loss_settings
+from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage
+
+STEPS, WINDOWS, FRAMES, SIDE = 4, 6, 3, 33
+SETTINGS = [
+    "data.shards=x",
+    "data.resize=40",
+    f"data.crop={SIDE}",
+    f"data.n_frames={FRAMES}",
+    "engine.device=cpu",
+    "engine.threads=1",
+    "localizer.seeds={n_fg: 40, n_bg: 40}",
+    "localizer.loss.frame_crf={weight: 1.0e-5, sigma_xy: 20.0, backend: exact}",
+    "localizer.loss.colocalization.weight=0.1",  # negative, so that with more the digits of the sum would cancel
+]
+# (number of ranks, ZeRO stage, BatchNorm over all ranks)
+WAYS = [(1, 0, True), (2, 0, True), (2, 3, True), (2, 0, False), (3, 0, True)]
+
+
+class Tiny(Encoder):
+    name, strides, feature_channels, decoder_channels = "tiny", (4,), (6, 8), (8, 6)
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.shallow = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU())
+        self.deep = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, images_BCHW: Tensor) -> list[Tensor]:
+        shallow = self.shallow(images_BCHW)
+        return [shallow, self.deep(shallow)]
+
+    def fast_parameters(self) -> list[nn.Parameter]:
+        return []
+
+
+def part(step: int, mine: slice) -> WindowBatch:
+    """Some of the six windows of a step: their valid frames are few, many, or none at all."""
+    generator = torch.Generator().manual_seed(step)
+    coarse = torch.rand(WINDOWS * FRAMES, 3, 5, 5, generator=generator)
+    images = (255 * nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")).byte()
+    valid_W = torch.tensor([3, 1, 0, 0, 2, 3]).roll(step)
+    return WindowBatch(
+        images.unflatten(0, (WINDOWS, FRAMES))[mine],
+        (torch.arange(FRAMES) < valid_W[:, None])[mine],
+        torch.randint(0, 3, (WINDOWS,), generator=generator)[mine],
+        torch.zeros(WINDOWS, FRAMES, 3, dtype=torch.int32)[mine],
+        torch.arange(WINDOWS * FRAMES).view(WINDOWS, FRAMES)[mine] + 100 * step,
+        torch.arange(WINDOWS)[mine],
+        torch.rand(WINDOWS, FRAMES, 9, 9, generator=generator).half()[mine],
+        replaced=0,
+        skipped_shots=0,
+    )
+
+
+def train(stage: str, config: Config, workers: Workers) -> dict[str, Any]:
+    torch.manual_seed(5)
+    model: Any = Classifier(Tiny(), 3)
+    if stage == "localizer":
+        model = Localizer(model)
+    if config.engine.sync_batchnorm:
+        synchronize_batch_norm(model)
+    loss = LocalizationLoss(loss_settings(config))
+    module = LocalizerLoss(model, loss, config, workers) if stage == "localizer" else ClassifierLoss(model, workers)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    share = WINDOWS // workers.world
+    optimizer = torch.optim.SGD(learning, lr=0.05, momentum=0.9)
+    engine = build_engine(module.train(), optimizer, config.engine, workers, share)
+    reported = []
+    for step in range(STEPS):
+        value = engine(part(step, slice(workers.rank * share, (workers.rank + 1) * share)))
+        values = {"loss": value.detach(), **module.terms}
+        reported.append({name: workers.sum(each.clone()).item() / workers.world for name, each in values.items()})
+        engine.backward(value)
+        engine.step()
+    statistics = {name: buffer for name, buffer in module.named_buffers() if "running" in name}
+    weights = dict(module.named_parameters()) if config.engine.zero_stage == 0 else {}
+    state = {name: tensor.detach().clone() for name, tensor in (statistics | weights).items()}
+    return {"reported": reported, "state": state}
+
+
+def _work(rank: int, world: int, port: int, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = connect(load(None, SETTINGS).engine)
+    results = {}
+    for way in WAYS:
+        if way[0] == world:
+            config = load(None, [*SETTINGS, f"engine.zero_stage={way[1]}", f"engine.sync_batchnorm={way[2]}"])
+            results[way] = {stage: train(stage, config, workers) for stage in ("classifier", "localizer")}
+    torch.save(results, f"{folder}/{world}.{rank}.pt")
+    workers.close()
+
+
+def largest_difference(got: list[dict[str, float]], want: list[dict[str, float]]) -> float:
+    """Of all values of all steps, relative."""
+    pairs = [(mine[name], each[name]) for mine, each in zip(got, want, strict=True) for name in want[0]]
+    return max(abs(mine - each) / max(abs(each), 1e-3) for mine, each in pairs)
+
+
+@pytest.mark.slow
+def test_losses_and_weights_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
+    results: dict[Any, Any] = {}
+    for world in (1, 2, 3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        mp.start_processes(_work, (world, port, str(tmp_path)), nprocs=world, start_method="spawn")
+        ranks = [torch.load(tmp_path / f"{world}.{rank}.pt") for rank in range(world)]
+        for way, stages in ranks[0].items():
+            for stage, result in stages.items():
+                assert all(rank[way][stage]["reported"] == result["reported"] for rank in ranks)
+                if way[2]:
+                    state = result["state"]
+                    assert all(
+                        torch.equal(rank[way][stage]["state"][name], state[name]) for rank in ranks for name in state
+                    )
+        results |= ranks[0]
+    whole = results.pop(WAYS[0])
+    for (*_, synchronized), stages in results.items():
+        for stage, want in whole.items():
+            error = largest_difference(stages[stage]["reported"], want["reported"])
+            if not synchronized:
+                assert error > 0.01
+                continue
+            assert error < 1e-6
+            for name, tensor in stages[stage]["state"].items():
+                assert (tensor - want["state"][name]).norm() <= 1e-5 * want["state"][name].norm(), name
+
+
+@pytest.mark.parametrize(("world", "setting"), [(1, True), (2, True), (2, False)])
+def test_stages_synchronize_among_several_ranks_if_told_to(
+    world: int, setting: bool, tiny_shards: Path, tmp_path: Path
+) -> None:
+    given = [f"data.shards={tiny_shards}", "data.n_frames=2", f"engine.sync_batchnorm={setting}"]
+    config, workers = load(None, given), Workers(0, 0, world, torch.device("cpu"))
+    splits = Splits.open(config)
+    cams = tmp_path / "cams.npy"
+    np.save(cams, np.zeros((splits.train.n_frames, 3, 3), np.float16))
+    stages = [
+        ClassifierStage(Classifier(Tiny(), 3), config, splits, workers),
+        LocalizerStage(Localizer(Classifier(Tiny(), 3)), config, splits, cams, workers),
+    ]
+    for stage in stages:
+        layers = [layer for layer in stage.module.modules() if isinstance(layer, nn.BatchNorm2d)]
+        assert layers
+        assert {isinstance(layer, SynchronizedBatchNorm2d) for layer in layers} == {setting and world > 1}
+        assert {id(p) for group in stage.optimizer.param_groups for p in group["params"]} == {
+            id(p) for p in stage.module.parameters() if p.requires_grad
+        }
+        stage.stream.close()
