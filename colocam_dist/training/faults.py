@@ -26,7 +26,19 @@ from colocam_dist.progress import Position
 
 __all__ = ["Fault", "Faults", "parse_faults"]
 
-KINDS = ("kill", "segfault", "exception", "hang", "freeze", "slow", "nan", "full_disk", "out_of_memory", "corrupt")
+KINDS = (
+    "kill",
+    "segfault",
+    "exception",
+    "hang",
+    "freeze",
+    "slow",
+    "nan",
+    "full_disk",
+    "out_of_memory",
+    "corrupt",
+    "ask",
+)
 _FORM = re.compile(
     r"(?P<kind>\w+)@(?P<rank>\d+):(?P<step>\d+):(?:(?P<stage>classifier|localizer)\.)?(?P<phase>[a-z.]+)"
 )
@@ -122,6 +134,8 @@ class Faults:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"injected: {fault}")
         elif fault.kind == "out_of_memory":
             raise torch.OutOfMemoryError(f"injected: {fault}")
+        elif fault.kind == "ask":  # to stop, as a batch system does
+            os.kill(os.getpid(), signal.SIGUSR1)
         elif fault.kind == "corrupt":
             self._corrupt()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -69,6 +69,7 @@ def part(step: int, mine: slice) -> WindowBatch:
         torch.zeros(WINDOWS, FRAMES, 3, dtype=torch.int32)[mine],
         torch.arange(WINDOWS * FRAMES).view(WINDOWS, FRAMES)[mine] + 100 * step,
         torch.arange(WINDOWS)[mine],
+        torch.zeros(WINDOWS, dtype=torch.bool)[mine],
         torch.rand(WINDOWS, FRAMES, 9, 9, generator=generator).half()[mine],
         replaced=0,
         skipped_shots=0,
