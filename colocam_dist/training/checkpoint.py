@@ -3,16 +3,19 @@
 list: what there is, newest first. verify: read every byte of every checkpoint and of the best weights; exit code 1 if
 something is damaged. export: one file with the weights, classes and settings that prediction needs, for other programs:
 ``torch.load(FILE, weights_only=True)`` gives {"state_dict", "sha256", "classes", "config", "stage", "epoch", "step",
-"criterion", "score"}, with "config" as the YAML text of the run.
+"criterion", "score"}, with "config" as the YAML text of the run. If the name of the file ends in ``.safetensors`` it is
+of that format, with all but the tensors in its metadata.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from colocam_dist.config import dump, load
@@ -33,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("action", choices=("list", "verify", "export"))
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="export: file to write (default RUN/localizer.pt)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="export: .pt or .safetensors (default RUN/localizer.pt)"
+    )
     parser.add_argument("--stage", choices=("classifier", "localizer"), default="localizer", help="export: which stage")
     parser.add_argument("--criterion", default="best-localization", help="export: which best weights")
     options = parser.parse_args(arguments)
@@ -63,6 +68,11 @@ def export(folder: RunFolder, target: Path, stage: str, criterion: str) -> None:
         "classes": list(folder.read_json("classes.json") or []),
         "config": dump(load(folder.config_path)),
     }
+    if target.suffix == ".safetensors":
+        weights = {name: tensor.contiguous() for name, tensor in facts.pop("state_dict").items()}
+        text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+        write_atomically(target, safetensors.torch.save(weights, {"format": "pt", **text}))
+        return
     buffer = io.BytesIO()
     torch.save(facts, buffer)
     write_atomically(target, buffer.getvalue())

@@ -152,6 +152,8 @@ class Watchdog:
                 write_atomically(failed, json.dumps(facts, indent=1))
         except OSError as error:
             log.error("%s cannot be written: %s", error.filename, error.strerror)
+        if rank not in culprits:
+            self._ended.wait(3 * self._beat)  # so that those to blame can leave their stacks before they lose this rank
         self._end(RANK_LOST)
 
     def _say(self, position: Position) -> None:

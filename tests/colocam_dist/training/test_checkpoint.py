@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from colocam_dist.config import dump, load
 from colocam_dist.errors import RunError
@@ -75,6 +77,18 @@ def test_export_is_one_plain_file(run: Path, capsys: pytest.CaptureFixture[str])
     assert content["config"] == dump(load(run / "config.yaml"))
     with pytest.raises(RunError, match=r"no such weights(.|\n)*got: best-localization"):
         main(["export", str(run), "--criterion", "best-classification"])
+
+
+def test_export_as_safetensors(run: Path) -> None:
+    assert main(["export", str(run), "--output", str(run / "out.safetensors")]) == 0
+    plain = torch.load(run / "checkpoints/localizer/best-localization.pt", weights_only=True)["state_dict"]
+    with safe_open(run / "out.safetensors", framework="pt") as file:
+        assert set(file.keys()) == plain.keys()
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in plain.items())
+        facts = file.metadata()
+    assert json.loads(facts["classes"]) == ["cat", "dog"]
+    assert (facts["stage"], facts["score"]) == ("localizer", "71.5")
+    assert facts["config"] == dump(load(run / "config.yaml"))
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
