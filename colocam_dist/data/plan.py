@@ -93,6 +93,8 @@ class Plan:
     def micro_positions(self, micro: int, rank: int, world: int, accumulation: int = 1) -> NDArray[np.int64]:
         """Positions in the order that ``rank`` reads at its micro-batch ``micro``: int64 [G / (world x accumulation)].
 
+        Which windows all ranks together read at it does not depend on their number: an equal part of every lane.
+
         Args:
             micro: micro-batch of the epoch, from 0: step x accumulation + index within the step.
             rank: in [0, world).
@@ -107,8 +109,13 @@ class Plan:
         if not 0 <= micro < self.steps_per_epoch * accumulation or not 0 <= rank < world:
             raise IndexError(f"micro-batch {micro} of rank {rank} is not in a plan of {self.steps_per_epoch} steps")
         step, part = divmod(micro, accumulation)
-        first = step * self.global_batch + (rank * accumulation + part) * share
-        return np.arange(first, first + share, dtype=np.int64)
+        blocks = self.order.blocks
+        lane = self.global_batch if blocks is None or blocks.lanes == 1 else blocks.share
+        if lane % accumulation:  # lanes that cannot be divided are read one after another
+            lane = self.global_batch
+        width = lane // accumulation
+        number, within = np.divmod(np.arange(rank * share, (rank + 1) * share, dtype=np.int64), width)
+        return step * self.global_batch + number * lane + part * width + within
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from colocam_dist.data.order import uniform
+from colocam_dist.data.order import Blocks, EpochOrder, uniform
 from colocam_dist.data.plan import LastBatch, Place, Plan
 from colocam_dist.errors import ConfigError
 
@@ -40,11 +40,29 @@ def test_parts_of_ranks_and_micro_batches_make_the_global_batch(world: int, accu
         assert (np.concatenate([plan.rank_windows(5, step, rank, world).shots for rank in range(world)]) == whole).all()
         parts = [
             plan.windows_at(5, plan.micro_positions(step * accumulation + part, rank, world, accumulation)).shots
-            for rank in range(world)
             for part in range(accumulation)
+            for rank in range(world)
         ]
         assert {len(part) for part in parts} == {plan.share(world, accumulation)}
         assert (np.concatenate(parts) == whole).all()
+
+
+@pytest.mark.parametrize(("lanes", "accumulation"), [(1, 3), (4, 3), (2, 6), (6, 2), (12, 2), (4, 2)])
+def test_micro_batches_of_all_ranks_do_not_depend_on_their_number(lanes: int, accumulation: int) -> None:
+    shards = np.arange(240, dtype=np.int32) // 8
+    blocks = Blocks(shards, 2, lanes, 24 // lanes)
+    plan = Plan(EpochOrder(uniform(240, 1).pools, 1, blocks), 24)
+    for micro in range(2 * accumulation):
+        alone = plan.micro_positions(micro, 0, 1, accumulation)
+        assert len(alone) == 24 // accumulation
+        for world in (2, 4):
+            if 24 % (world * accumulation):
+                continue
+            parts = [plan.micro_positions(micro, rank, world, accumulation) for rank in range(world)]
+            assert (np.concatenate(parts) == alone).all()
+            if lanes % world == 0 and 24 // lanes % accumulation == 0:
+                of_rank = [set((part % 24 // (24 // lanes) * world // lanes).tolist()) for part in parts]
+                assert of_rank == [{rank} for rank in range(world)], "each rank stays in its own lanes"
 
 
 @pytest.mark.parametrize(

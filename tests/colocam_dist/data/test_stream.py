@@ -45,13 +45,13 @@ def digests(stream: WindowStream | Iterator[WindowBatch]) -> list[str]:
 
 
 def global_digests(streams: Sequence[WindowStream], accumulation: int = 1) -> list[str]:
-    """One digest per optimizer step, over the windows of all ranks in rank order."""
+    """One digest per optimizer step, over the windows of its micro-batches, those of all ranks in rank order."""
     steps = []
     epochs = [list(stream) for stream in streams]
     assert len({len(epoch) for epoch in epochs}) == 1
     for step in range(len(epochs[0]) // accumulation):
-        micro = slice(step * accumulation, (step + 1) * accumulation)
-        steps.append(digest([window for epoch in epochs for batch in epoch[micro] for window in parts(batch)]))
+        micros = range(step * accumulation, (step + 1) * accumulation)
+        steps.append(digest([window for micro in micros for epoch in epochs for window in parts(epoch[micro])]))
     return steps
 
 
