@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["sha256_of", "sync_file", "sync_folder", "write_atomically"]
+__all__ = ["WholeLines", "sha256_of", "sync_file", "sync_folder", "write_atomically"]
 
 _CHUNK = 1 << 20
 
@@ -51,3 +52,39 @@ def sync_file(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder on the disk."""
     sync_file(folder)
+
+
+class WholeLines:
+    """Appends lines to a file that only ever has whole ones: what a killed process or a full disk cut off is removed.
+
+    Args:
+        path: made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+b", buffering=0)
+        # A line is small, so the end of the file has the end of the last whole one.
+        end = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, end - _CHUNK))
+        tail = self._file.read()
+        self._size = end - len(tail) + tail.rfind(b"\n") + 1
+        self._file.truncate(self._size)
+
+    def write(self, line: str) -> None:
+        """Append a line, which must not contain a line break.
+
+        Raises:
+            OSError: it could not be written; the file is as before.
+        """
+        data = line.encode() + b"\n"
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

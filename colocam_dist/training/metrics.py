@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 import time
@@ -14,7 +15,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from colocam_dist.files import WholeLines
+
 __all__ = ["MetricsLog", "StepClock", "peak_memory_gib"]
+
+log = logging.getLogger(__name__)
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -58,14 +63,16 @@ class MetricsLog:
     """Writes rows on the main rank; a no-op on the others.
 
     Each row is ``{"stage", "kind", "epoch", "step", **values}``; `kind` is "train", "validation" or "stage".
-    Non-finite numbers are written as strings, because JSON has none.
+    Non-finite numbers are written as strings, because JSON has none. A row that cannot be written, because the disk is
+    full, is lost with a warning: a run is worth more than its curves.
     """
 
     def __init__(self, folder: Path | None, *, tensorboard: bool) -> None:
-        self._file = None
+        self._file: WholeLines | None = None
         self._board = None
+        self._lost = 0
         if folder is not None:
-            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._file = WholeLines(folder / "metrics.jsonl")
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -85,12 +92,16 @@ class MetricsLog:
             return
         row = {"stage": stage, "kind": kind, "epoch": epoch, "step": step}
         row.update({name: _json_number(value) for name, value in values.items()})
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    self._board.add_scalar(f"{stage}/{kind}/{name}", value, step)
+        try:
+            self._file.write(json.dumps(row))
+            if self._board is not None:
+                for name, value in values.items():
+                    if isinstance(value, int | float) and not isinstance(value, bool):
+                        self._board.add_scalar(f"{stage}/{kind}/{name}", value, step)
+        except OSError as error:
+            self._lost += 1
+            if self._lost in (1, 10, 100) or self._lost % 1000 == 0:
+                log.warning("%d rows of metrics could not be written: %s", self._lost, error.strerror)
 
     def progress(self, stage: str, epochs: int, epoch: int, steps: int, done: int) -> tqdm[Any]:
         """A bar over one epoch's optimizer steps; silent on other ranks and when the output is no terminal."""

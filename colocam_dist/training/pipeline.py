@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -12,7 +13,7 @@ from colocam_dist.cams.archive import CamArchive
 from colocam_dist.config import Config
 from colocam_dist.data.opening import open_split
 from colocam_dist.distributed import Workers, connect
-from colocam_dist.errors import ColocamError, PreemptedError, RankLostError, ReportedElsewhereError
+from colocam_dist.errors import ColocamError, PreemptedError, RankLostError, ReportedElsewhereError, RunError
 from colocam_dist.files import write_atomically
 from colocam_dist.inference.evaluate import evaluate_run
 from colocam_dist.inference.load import build_classifier, build_localizer, load_classifier
@@ -78,6 +79,7 @@ def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Wa
     Raises:
         RankLostError: the error came from a collective operation that others did not join.
         MemoryLimitError: the error was one of too little memory.
+        RunError: it was one of a full disk.
     """
     if isinstance(error, ReportedElsewhereError):
         return
@@ -90,6 +92,13 @@ def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Wa
     better: ColocamError | None = None
     if is_memory_limit(error):
         better = memory_limit(error, position)
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        better = RunError(
+            "there is no space left",
+            where=error.filename or folder.path,
+            got=error.strerror,
+            fix="free some space and resume with run.on_exists=resume; checkpoints are whole",
+        )
     elif isinstance(error, RuntimeError) and _COLLECTIVE.search(str(error)):
         better = RankLostError(
             "the ranks cannot go on together",

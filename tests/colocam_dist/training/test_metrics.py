@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from colocam_dist.training.metrics import MetricsLog, StepClock
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_rows_are_json_lines_even_for_numbers_that_json_lacks(tmp_path: Path) -> None:
@@ -26,6 +30,35 @@ def test_rows_are_json_lines_even_for_numbers_that_json_lacks(tmp_path: Path) ->
         "bad": "nan",
     }
     assert rows[1]["corloc"] == 50.0
+
+
+def test_a_line_that_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2')
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write("localizer", "train", 1, 3, {})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
+
+
+def test_a_full_disk_costs_rows_only(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from colocam_dist.training.metrics import MetricsLog
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 10**6))
+with MetricsLog(Path(sys.argv[1]), tensorboard=False) as log:
+    for step in range(50):
+        log.write("localizer", "train", 1, step, {"loss": 1.0})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+    log.write("localizer", "train", 1, 50, {"loss": 1.0})
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 rows of metrics could not be written: No space left on device" in done.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(len(steps) - 1), 50]
+    assert 5 < len(steps) < 40
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
