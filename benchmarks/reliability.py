@@ -34,7 +34,7 @@ from reliability_lab import Lab, differences  # noqa: E402
 
 PHASES = ("data", "forward", "exchange", "backward", "optimizer")
 SAVING = ("save.gather", "save.write", "save.seal", "save.rename", "save.pointer", "save.prune")
-BOTH_STAGES = ("checkpoint.every_steps=3", "classifier.epochs=5", "localizer.epochs=5")
+BOTH_STAGES = ("checkpoint.every_steps=3", "classifier.epochs=3", "localizer.epochs=3")
 STAGE_1 = ("checkpoint.every_steps=3", "run.stages=[classifier]", "classifier.epochs=5")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -53,7 +53,7 @@ def kills(lab: Lab, count: int, seed: int) -> dict[str, Any]:
             saves = phase in SAVING
             # Writing is rank 0's business, after every third step; validation comes after each epoch.
             step = draw.randrange(3, steps + 1, 3) if saves else draw.randrange(1, steps + 1)
-            step = steps // 5 * draw.randrange(1, 6) if phase == "validate" else step
+            step = lab.steps_per_epoch * draw.randrange(1, 4) if phase == "validate" else step
             fault = f"kill@{0 if saves else rank}:{step}:{stage}.{phase}"
             outcome = lab.run(name, *BOTH_STAGES, f"fault={fault}", restarts=2)
             moments.append(fault)
@@ -77,14 +77,14 @@ def kills(lab: Lab, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def signals(lab: Lab, seed: int) -> dict[str, Any]:
-    """Every signal to the supervisor, to one rank and to all of them, under three launchers."""
+def signals(lab: Lab, seed: int, launchers: list[str]) -> dict[str, Any]:
+    """Every signal to the launcher, to one rank and to all of them."""
     whole = lab.run("whole", *STAGE_1)
     step, save = lab.costs(whole, saves=10)  # after steps 3, 6, 9, 12, 15, 18 and after each of five epochs of 4 steps
     limit = step + save + 2.0
     draw = random.Random(seed)
     rows, ok = [], True
-    for launcher in ("ranks", "deepspeed", "torchrun"):
+    for launcher in launchers:
         for number in SIGNALS:
             for target in ("launcher", "one", "all"):
                 name = f"{launcher}-{number.name}-{target}"
@@ -177,13 +177,20 @@ def main() -> int:
     parser.add_argument("experiment", choices=("kills", "signals", "resize", "soak"))
     parser.add_argument("--count", type=int, default=50, help="kills: how many")
     parser.add_argument("--steps", type=int, default=2000, help="soak: how many in each run")
+    parser.add_argument(
+        "--launchers",
+        nargs="+",
+        choices=("ranks", "deepspeed", "torchrun", "srun"),
+        default=["ranks", "deepspeed", "torchrun"],
+        help="signals: ranks = our supervisor; srun needs a SLURM with two nodes",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file that the figures are added to")
     parser.add_argument("--keep", type=Path, help="folder for data and runs, kept (default: a temporary one)")
     options = parser.parse_args()
     experiments: dict[str, Callable[[Lab], dict[str, Any]]] = {
         "kills": lambda lab: kills(lab, options.count, options.seed),
-        "signals": lambda lab: signals(lab, options.seed),
+        "signals": lambda lab: signals(lab, options.seed, options.launchers),
         "resize": resize,
         "soak": lambda lab: soak(lab, options.steps, options.seed),
     }

@@ -208,9 +208,11 @@ class Lab:
                 program = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            ranks = [int(variable[5:]) for variable in variables if variable.startswith(b"RANK=")]
-            if ranks and b"launchers/train.py" in program and b"torchrun" not in program:
-                found[ranks[0]] = pid
+            named = dict(variable.split(b"=", 1) for variable in variables if b"=" in variable)
+            rank = named.get(b"RANK", named.get(b"SLURM_PROCID"))
+            words = program.split(b"\0")
+            if rank is not None and b"python" in words[0] and any(word.endswith(b"train.py") for word in words[1:3]):
+                found[int(rank)] = pid
         return found
 
     def processes_of(self, name: str) -> list[int]:
@@ -259,24 +261,12 @@ class Lab:
             shutil.copytree(self.folder / "shards", self._shards(name))
         where = [f"data.shards={self._shards(name)}", f"run.folder={self.folder / 'runs'}", f"run.name={name}"]
         port = str(20000 + (os.getpid() + hash(name)) % 30000)
+        script, number = "launchers/train.py", str(ranks)
         starts = {
-            "ranks": [sys.executable, "launchers/train.py", "--ranks", str(ranks), "--max-restarts", str(restarts)],
-            "deepspeed": [
-                str(BIN / "deepspeed"),
-                "--num_gpus",
-                str(ranks),
-                "--master_port",
-                port,
-                "launchers/train.py",
-            ],
-            "torchrun": [
-                str(BIN / "torchrun"),
-                "--nproc-per-node",
-                str(ranks),
-                "--master-port",
-                port,
-                "launchers/train.py",
-            ],
+            "ranks": [sys.executable, script, "--ranks", number, "--max-restarts", str(restarts)],
+            "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", number, "--master_port", port, script],
+            "srun": ["srun", f"-N{number}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", sys.executable, script],
+            "torchrun": [str(BIN / "torchrun"), "--nproc-per-node", number, "--master-port", port, script],
         }
         variables = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLOCAM_FAULTS": "allowed"}
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fractions, splits = options.splits
     rule = picture_rule(options)
     began = time.monotonic()
-    output = open_output(options.output, staging=options.staging, schemes=options.allow_scheme)
+    output = open_output(
+        options.output,
+        staging=options.staging,
+        schemes=options.allow_scheme,
+        options=dict(options.output_option),
+    )
     inputs = _inputs(options, rule, fractions, output)
     _log.info("input of %d classes is ready after %.1f s", len(inputs.classes), time.monotonic() - began)
     build = BuildOptions(

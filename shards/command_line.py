@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+
+import yaml
 
 from colocam_dist.errors import ConfigError
+from shards.arguments import available_cores, number, positive
 from shards.images import PictureRule
 from shards.sources.base import SPLITS
 from shards.sources.video_unit import Cuts
@@ -85,17 +87,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--short-side",
-        type=_number(0),
+        type=number(0),
         metavar="PX",
         help="make frames with a longer short side smaller, to this; 0 = never (default: 320 for frames above 360 of "
         "videos, else never)",
     )
-    add("--quality", type=_number(1, 100), default=95, help="JPEG quality of frames that are encoded (default 95)")
-    add("--frames-per-piece", type=_number(1, 64), default=64, help="frames that share a key in the tar (default 64)")
-    add("--shard-mb", type=_positive, default=128.0, help="size at which a shard is closed, roughly (default 128)")
-    add("--workers", type=_number(1), default=_cores(), help="processes (default: all cores); the bytes stay the same")
+    add("--quality", type=number(1, 100), default=95, help="JPEG quality of frames that are encoded (default 95)")
+    add("--frames-per-piece", type=number(1, 64), default=64, help="frames that share a key in the tar (default 64)")
+    add("--shard-mb", type=positive, default=128.0, help="size at which a shard is closed, roughly (default 128)")
+    add(
+        "--workers",
+        type=number(1),
+        default=available_cores(),
+        help="processes (default: all cores); the bytes stay the same",
+    )
     add("--staging", type=Path, metavar="DIR", help="local folder for shards on their way to a URL")
     add("--allow-scheme", action="append", default=[], metavar="NAME", help="allow URLs of another fsspec scheme")
+    add(
+        "--output-option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the URL's fsspec file system, its value in YAML: endpoint_url=http://host:9000, anon=true",
+    )
     add("--overwrite", action="store_true", help="replace what was built from other inputs or options")
 
     files = parser.add_argument_group("frames-csv, videos, youtube-objects")
@@ -110,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "--pictures", type=Path, metavar="DIR", help="frames-csv: folder of the pictures (default: that of the tables)"
     )
     videos = parser.add_argument_group("videos")
-    videos.add_argument("--every", type=_number(1), metavar="K", help="keep every K-th frame (default 1)")
-    videos.add_argument("--fps", type=_positive, metavar="F", help="keep F frames per second, by their times")
+    videos.add_argument("--every", type=number(1), metavar="K", help="keep every K-th frame (default 1)")
+    videos.add_argument("--fps", type=positive, metavar="F", help="keep F frames per second, by their times")
     videos.add_argument(
         "--cuts",
         choices=get_args(Cuts),
@@ -143,28 +158,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _number(low: int, high: int | None = None) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"{text} is not in {low}..{'' if high is None else high}")
-        return value
-
-    return number
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form 192x144")
     return int(width), int(height)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (equals and key.isidentifier()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"the value in '{text}' is not YAML") from error
 
 
 def _splits(text: str) -> tuple[dict[str, float] | None, tuple[str, ...]]:
@@ -180,10 +188,6 @@ def _splits(text: str) -> tuple[dict[str, float] | None, tuple[str, ...]]:
     if not (all(0 < share <= 1 for share in fractions.values()) and abs(sum(fractions.values()) - 1) < 1e-6):
         raise argparse.ArgumentTypeError(f"the shares in '{text}' are not positive numbers that sum to 1")
     return fractions, ()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def picture_rule(options: argparse.Namespace) -> PictureRule:

@@ -12,12 +12,13 @@ import cv2
 
 from colocam_dist.data.manifest import manifest_name
 from colocam_dist.errors import DataError
+from shards.arguments import say_bytes
 from shards.grouping import group_units
 from shards.images import PictureRule
 from shards.manifest import remove_stale_shards, shards_among, write_manifest
 from shards.output import LocalOutput, Output
 from shards.pool import run_jobs
-from shards.sources.base import SPLITS, Inputs, raise_problems
+from shards.sources.base import SPLITS, Inputs, natural_key, raise_problems
 from shards.writer import Shard, ShardJob, done_name, finished_shard, write_shard
 
 __all__ = ["BuildOptions", "SplitSummary", "build_dataset"]
@@ -90,10 +91,12 @@ def build_dataset(inputs: Inputs, target: Path | Output, options: BuildOptions) 
     wanted = [split for split in SPLITS if split in (options.splits or present)]
     jobs = {split: _jobs(inputs, split, output, options) for split in wanted}
     output.prepare()
+    kept = {split: _finished(planned) for split, planned in jobs.items()}
     if not options.overwrite:
-        _refuse_other_shards(output, jobs)
-    _check_space(output, jobs, inputs.estimate_excess)
-    return [_build_split(split, jobs[split], inputs, output, options) for split in wanted]
+        _refuse_other_shards(output, kept)
+    todo = {split: [job for job in planned if job.name not in kept[split]] for split, planned in jobs.items()}
+    _check_space(output, [job for some in todo.values() for job in some], inputs.estimate_excess, options.workers)
+    return [_build_split(split, todo[split], kept[split], inputs, output, options) for split in wanted]
 
 
 def _jobs(inputs: Inputs, split: str, output: Output, options: BuildOptions) -> list[ShardJob]:
@@ -104,52 +107,68 @@ def _jobs(inputs: Inputs, split: str, output: Output, options: BuildOptions) -> 
     ]
 
 
-def _refuse_other_shards(output: Output, jobs: dict[str, list[ShardJob]]) -> None:
+def _finished(jobs: list[ShardJob]) -> dict[str, Shard]:
+    """What earlier builds have finished of these, by name."""
+    return {job.name: shard for job in jobs if (shard := finished_shard(job))}
+
+
+def _refuse_other_shards(output: Output, kept: dict[str, dict[str, Shard]]) -> None:
     names = output.names()
-    for split, planned in jobs.items():
-        notes = shards_among(names, split, ".done")
-        mine = {done_name(job.name) for job in planned if finished_shard(job)}
-        others = [name for name in notes if name not in mine]
+    for split, finished in kept.items():
+        mine = {done_name(name) for name in finished}
+        others = [name for name in shards_among(names, split, ".done") if name not in mine]
         if others:
             raise DataError(
                 f"the folder holds {len(others)} shards of split '{split}' that were built from other inputs, with "
-                "other options, or with another OpenCV",
+                "other options, or with another OpenCV, or that were damaged since",
                 where=output.location,
                 got=", ".join(others[:5]) + (", ..." if len(others) > 5 else ""),
                 fix="write to another folder, or give --overwrite to replace them",
             )
 
 
-def _check_space(output: Output, jobs: dict[str, list[ShardJob]], excess: float) -> None:
-    """Refuse to begin what cannot be finished.
+def _check_space(output: Output, todo: list[ShardJob], excess: float, workers: int) -> None:
+    """Refuse to begin what cannot be finished, and warn of what may not be.
 
     Raises:
         DataError: even if the estimate is too high by the factor ``excess``, the shards do not fit.
     """
-    free = output.free_bytes()
-    todo = [job for planned in jobs.values() for job in planned if not finished_shard(job)]
-    needed = sum(unit.estimated_bytes for job in todo for unit in job.units)
-    if free is not None and needed / excess > free:
+    sizes = sorted((sum(unit.estimated_bytes for unit in job.units) for job in todo), reverse=True)
+    if not output.keeps:
+        sizes = sizes[:workers]
+    needed, free = sum(sizes), output.free_bytes()
+    wanted = f"about {say_bytes(needed)} for {len(sizes)} shard{'s' * (len(sizes) != 1)}" + (
+        "" if output.keeps else " at a time"
+    )
+    if needed / excess > free:
         raise DataError(
-            "there is too little space for the shards",
-            where=output.location,
-            got=f"{free / 1e9:.2f} GB free",
-            wanted=f"about {needed / 1e9:.2f} GB for {len(todo)} shards",
-            fix="free some space, write to another disk, or store smaller frames (--short-side)",
+            "there is too little space for the shards" + ("" if output.keeps else " on their way"),
+            where=output.disk,
+            got=f"{say_bytes(free)} free",
+            wanted=wanted,
+            fix="free some space, write to another disk, or store smaller frames (--short-side)"
+            if output.keeps
+            else "free some space, name a folder on another disk by --staging, or take fewer --workers",
+        )
+    if needed > free:
+        _log.warning(
+            "the space may not be enough: %s, though they may be smaller, and %s are free at %s; if it runs out, free "
+            "some and build again: what is finished is kept",
+            wanted,
+            say_bytes(free),
+            output.disk,
         )
 
 
 def _build_split(
-    split: str, jobs: list[ShardJob], inputs: Inputs, output: Output, options: BuildOptions
+    split: str, todo: list[ShardJob], kept: dict[str, Shard], inputs: Inputs, output: Output, options: BuildOptions
 ) -> SplitSummary:
     began = time.monotonic()
-    finished = {job.name: shard for job in jobs if (shard := finished_shard(job))}
-    todo = [job for job in jobs if job.name not in finished]
     if todo:  # until all shards are there again, no manifest may vouch for them
         output.remove(manifest_name(split))
     written = run_jobs(write_shard, todo, workers=options.workers, title=split, unit="shard") if todo else []
-    by_name: dict[str, Shard] = {**finished, **{shard.name: shard for shard in written}}
-    shards = [by_name[job.name] for job in jobs]
+    by_name = {**kept, **{shard.name: shard for shard in written}}
+    shards = [by_name[name] for name in sorted(by_name, key=natural_key)]
     for shard in shards:
         for warning in shard.warnings:
             _log.warning("%s", warning)
@@ -175,6 +194,6 @@ def _build_split(
         boxes=sum(shard.boxes for shard in shards),
         bytes=sum(shard.bytes for shard in shards),
         shards=len(shards),
-        kept=len(finished),
+        kept=len(kept),
         seconds=time.monotonic() - began,
     )

@@ -20,6 +20,7 @@ from colocam_dist.data.manifest import index_name, manifest_name, seal_manifest
 from colocam_dist.data.storage import LocalFolder
 from colocam_dist.errors import DataError
 from colocam_dist.files import sha256_of
+from shards.arguments import add_workers, local_dataset
 from shards.files import replaced
 from shards.pieces import read_shard
 from shards.pool import run_jobs
@@ -73,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m shards.index", description="Make missing or damaged indexes again."
     )
-    parser.add_argument("folder", type=Path, help="folder of the dataset")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("folder", help="folder of the dataset")
+    add_workers(parser)
     options = parser.parse_args(arguments)
-    written = rebuild_indexes(options.folder, workers=max(options.workers, 1))
+    written = rebuild_indexes(local_dataset(options.folder), workers=options.workers)
     print(f"{len(written)} index files were written{': ' if written else ''}{', '.join(written)}")
     return 0
 

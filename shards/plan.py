@@ -16,6 +16,8 @@ import numpy as np
 from colocam_dist.console import run_console
 from colocam_dist.data.frames import FrameReader, augment
 from colocam_dist.data.index import ShotIndex
+from colocam_dist.errors import ConfigError
+from shards.arguments import number, positive, say_bytes
 from shards.simulate import Cluster, Dataset, Forecast, forecast, lru_traffic
 
 __all__ = ["frame_seconds", "main", "wait_share"]
@@ -26,6 +28,14 @@ _TIMED = 200  # frames
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, forecast, print a table."""
     options = _parser().parse_args(arguments)
+    if options.lanes > 1 and options.block_shards is None:
+        raise ConfigError(
+            "lanes need blocks of shards",
+            where="--lanes",
+            got=f"{options.lanes} lanes, all windows mixed",
+            wanted="--block-shards beside it",
+            fix="give --block-shards as well, as training needs data.block_shards for data.lanes",
+        )
     index = ShotIndex.open(options.shards, options.split)
     data = Dataset.of(index, options.times)
     cluster = Cluster(options.ranks, min(options.ranks_per_node, options.ranks), options.workers)
@@ -50,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows.append(("a rank's loader gives", f"{supply:.0f} frames/s = {supply / epoch.frames_per_step:.2f} steps/s"))
     if options.cache_gb:
         fetched = lru_traffic(epoch.shards_by_step, data.shard_bytes, int(options.cache_gb * 1e9))
-        rows.append((f"fetched by a node, cache of {options.cache_gb:g} GB", f"{_size(fetched)} an epoch"))
+        rows.append((f"fetched by a node, cache of {options.cache_gb:g} GB", f"{say_bytes(fetched)} an epoch"))
     else:
         fetched = int(epoch.node_fetch_bytes.max())
     if options.step_time:
@@ -103,21 +113,21 @@ def frame_seconds(index: ShotIndex, resize: int) -> float:
 
 
 def _rows(data: Dataset, cluster: Cluster, epoch: Forecast, global_batch: int) -> list[tuple[str, str]]:
-    total = int(data.shard_bytes.sum())
+    total = data.bytes
     fetch = epoch.node_fetch_bytes
     return [
-        ("data", f"{len(data.n_frames)} shots of {int(data.n_frames.sum())} frames"),
-        ("its shards", f"{len(data.shard_bytes)}, {_size(total)}"),
+        ("data", f"{data.n_shots} shots of {data.frames} frames"),
+        ("its shards", f"{data.n_shards}, {say_bytes(total)}"),
         ("cluster", f"{cluster.ranks} ranks on {cluster.nodes} nodes, {cluster.workers} workers a rank"),
         ("steps an epoch", f"{epoch.steps} of {global_batch} windows, {epoch.share} a rank"),
         (
             "read by a rank",
-            f"{_size(epoch.rank_bytes.mean())} of pictures an epoch (most: {_size(epoch.rank_bytes.max())})",
+            f"{say_bytes(epoch.rank_bytes.mean())} of pictures an epoch (most: {say_bytes(epoch.rank_bytes.max())})",
         ),
-        ("shards of a node", f"{_range(epoch.node_shards)} of {len(data.shard_bytes)}, {_size(fetch.max())}"),
+        ("shards of a node", f"{_range(epoch.node_shards)} of {data.n_shards}, {say_bytes(fetch.max())}"),
         ("shards in use at once on a node", f"{epoch.live_shards}"),
-        ("cache that a node needs", f"{_size(epoch.live_bytes)} to fetch every shard once an epoch"),
-        ("fetched by all nodes", f"{_size(fetch.sum())} an epoch = {fetch.sum() / total:.1f} x the data"),
+        ("cache that a node needs", f"{say_bytes(epoch.live_bytes)} to fetch every shard once an epoch"),
+        ("fetched by all nodes", f"{say_bytes(fetch.sum())} an epoch = {fetch.sum() / total:.1f} x the data"),
     ]
 
 
@@ -125,47 +135,32 @@ def _range(counts: np.ndarray) -> str:
     return f"{counts.max()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
-def _size(size: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size / 1e3:.1f} kB"
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shards.plan", description="Plan a run before there is one.")
     add = parser.add_argument
     add("--shards", required=True, metavar="DIR", help="folder or URL of the dataset")
     add("--split", default="train", help="default train")
-    add("--times", type=_count, default=1, metavar="N", help="as if there were N times as many shards (default 1)")
-    add("--ranks", type=_count, required=True, metavar="R", help="processes that train")
-    add("--ranks-per-node", type=_count, default=8, metavar="N", help="of them on one machine (default 8)")
-    add("--workers", type=int, default=2, metavar="K", help="reading processes of a rank (default 2)")
-    add("--global-batch", type=_count, required=True, metavar="G", help="windows of one step on all ranks together")
-    add("--n-frames", type=_count, default=4, help="frames of a window (default 4)")
-    add("--central-fraction", type=_positive, default=0.6, help="part of a shot that is used (default 0.6)")
-    add("--block-shards", type=_count, metavar="B", help="shards of a block (default: all windows are mixed)")
-    add("--lanes", type=_count, default=1, metavar="L", help="parts of the data that advance side by side (default 1)")
+    add("--times", type=number(1), default=1, metavar="N", help="as if there were N times as many shards (default 1)")
+    add("--ranks", type=number(1), required=True, metavar="R", help="processes that train")
+    add("--ranks-per-node", type=number(1), default=8, metavar="N", help="of them on one machine (default 8)")
+    add("--workers", type=number(0), default=2, metavar="K", help="reading processes of a rank (default 2)")
+    add("--global-batch", type=number(1), required=True, metavar="G", help="windows of one step on all ranks together")
+    add("--n-frames", type=number(1), default=4, help="frames of a window (default 4)")
+    add("--central-fraction", type=positive, default=0.6, help="part of a shot that is used (default 0.6)")
+    add("--block-shards", type=number(1), metavar="B", help="shards of a block (default: all windows are mixed)")
+    add(
+        "--lanes",
+        type=number(1),
+        default=1,
+        metavar="L",
+        help="parts of the data that advance side by side (default 1)",
+    )
     add("--seed", type=int, default=0)
-    add("--resize", type=_count, default=256, help="side in pixels to which frames are resized (default 256)")
-    add("--frame-ms", type=_positive, help="milliseconds of one core per frame (default: timed on this machine)")
-    add("--cache-gb", type=_positive, help="size of a node's cache, to see what it would fetch")
-    add("--node-mb-per-s", type=_positive, help="megabytes per second of a node's line to the storage")
-    add("--step-time", type=_positive, metavar="S", help="seconds of computing per step, to see the data wait")
+    add("--resize", type=number(1), default=256, help="side in pixels to which frames are resized (default 256)")
+    add("--frame-ms", type=positive, help="milliseconds of one core per frame (default: timed on this machine)")
+    add("--cache-gb", type=positive, help="size of a node's cache, to see what it would fetch")
+    add("--node-mb-per-s", type=positive, help="megabytes per second of a node's line to the storage")
+    add("--step-time", type=positive, metavar="S", help="seconds of computing per step, to see the data wait")
     return parser
 
 

@@ -25,6 +25,7 @@ from colocam_dist.data.manifest import index_limit, index_name, manifest_name, r
 from colocam_dist.data.storage import LocalFolder
 from colocam_dist.errors import DataError
 from colocam_dist.files import sha256_of
+from shards.arguments import add_workers, local_dataset
 from shards.images import decodes
 from shards.manifest import shards_among
 from shards.pieces import read_shard
@@ -101,10 +102,10 @@ def verify(folder: Path, *, workers: int = 1) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, verify, print a table of problems or one line that all is well."""
     parser = argparse.ArgumentParser(prog="python -m shards.verify", description="Read a dataset back and check it.")
-    parser.add_argument("folder", type=Path, help="folder of the dataset")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("folder", help="folder of the dataset")
+    add_workers(parser)
     options = parser.parse_args(arguments)
-    report = verify(options.folder, workers=max(options.workers, 1))
+    report = verify(local_dataset(options.folder), workers=options.workers)
     if not report.problems:
         print(f"{report.shards} shards with {report.frames} frames are as they were written")
         return 0

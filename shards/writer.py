@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 
 from colocam_dist.data.manifest import index_name
+from colocam_dist.errors import ColocamError
 from shards.images import PictureRule
 from shards.output import Output
 from shards.sources.base import Frame, Unit, fingerprint_of
@@ -28,6 +29,7 @@ __all__ = ["Shard", "ShardJob", "done_name", "finished_shard", "member_header", 
 
 _FORMAT = 1  # to be raised whenever equal inputs give other bytes than before
 _TAR_BLOCK = 512
+_NOTE_LIMIT = 16 << 20  # bytes of a ``.done`` file, whose warnings may be many
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,21 @@ def done_name(shard: str) -> str:
 
 
 def finished_shard(job: ShardJob) -> Shard | None:
-    """The shard that an earlier build made from the same inputs with the same options, if its files are still there."""
+    """The shard that an earlier build made from the same inputs with the same options, if its files are still there.
+
+    A damaged note vouches for nothing.
+    """
     try:
-        note = json.loads(job.output.read(done_name(job.name)))
-        shard = Shard(**{**note["shard"], "warnings": tuple(note["shard"]["warnings"])})
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        note = json.loads(job.output.read(done_name(job.name), _NOTE_LIMIT))
+        facts = note["shard"]
+        shard = Shard(**{**facts, "warnings": tuple(facts["warnings"])})
+        sealed = note == _note(job.fingerprint, shard)
+    except ColocamError:  # no way to the output
+        raise
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
     sizes = job.output.size(job.name), job.output.size(index_name(job.name))
-    return shard if note["inputs"] == job.fingerprint and sizes == (shard.bytes, shard.index_bytes) else None
+    return shard if sealed and sizes == (shard.bytes, shard.index_bytes) else None
 
 
 def write_shard(job: ShardJob) -> Shard:
@@ -131,8 +140,14 @@ def write_shard(job: ShardJob) -> Shard:
         warnings=tuple(warnings),
     )
     with job.output.publish(done_name(job.name)) as done:
-        done.write(json.dumps({"inputs": job.fingerprint, "shard": asdict(shard)}, indent=1).encode())
+        done.write(json.dumps(_note(job.fingerprint, shard), indent=1).encode())
     return shard
+
+
+def _note(fingerprint: str, shard: Shard) -> dict[str, Any]:
+    """Content of a ``.done`` file; by its checksum any damage to it is known."""
+    facts = {**asdict(shard), "warnings": list(shard.warnings)}
+    return {"inputs": fingerprint, "shard": facts, "checksum": fingerprint_of(fingerprint, facts)}
 
 
 def slug(name: str, limit: int) -> str:

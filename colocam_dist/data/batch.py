@@ -30,8 +30,10 @@ class WindowBatch:
         crops_WN3: int32 (top, left, flip) of every frame, in pixels of the resized frame.
         frame_ids_WN: int64 id of the frame that the pixels (and the CAM) come from.
         shot_ids_W: int64.
+        substituted_W: bool, True for a window that stands in for the planned one, of which no frame could be read.
         cams_WNhw: float16 archived maps of whole frames, uncropped, or None.
-        replaced: damaged frames that were replaced.
+        replaced: damaged frames that were replaced in planned windows; those of substitutes belong to the place where
+            their own window stands in the plan.
         skipped_shots: shots without an undamaged frame in their window, passed over for the next one in plan order.
     """
 
@@ -41,6 +43,7 @@ class WindowBatch:
     crops_WN3: Tensor
     frame_ids_WN: Tensor
     shot_ids_W: Tensor
+    substituted_W: Tensor
     cams_WNhw: Tensor | None
     replaced: int
     skipped_shots: int

@@ -190,6 +190,7 @@ class WindowBuilder:
             crops_WN3=torch.empty((w, n, 3), dtype=torch.int32),
             frame_ids_WN=torch.empty((w, n), dtype=torch.int64),
             shot_ids_W=torch.empty(w, dtype=torch.int64),
+            substituted_W=torch.zeros(w, dtype=torch.bool),
             cams_WNhw=None,
             replaced=0,
             skipped_shots=0,
@@ -225,19 +226,26 @@ class WindowBuilder:
     def _fill(self, batch: WindowBatch, place: int, epoch: int, position: int) -> None:
         for step in range(self._plan.n_windows):
             shots, passes = self._plan.windows_at(epoch, np.array([position + step]))
-            if self._fill_from(batch, place, int(shots[0]), int(passes[0])):
+            replaced = self._fill_from(batch, place, int(shots[0]), int(passes[0]))
+            if replaced is not None:
+                batch.substituted_W[place] = step > 0
+                batch.replaced += replaced if step == 0 else 0
                 return
             batch.skipped_shots += 1
         raise DataError("no shot of the split can be read", got="every frame that was tried is damaged")
 
-    def _fill_from(self, batch: WindowBatch, place: int, shot: int, number: int) -> bool:
-        """Put the window that ``shot`` has in pass ``number`` in its place; False if none of its frames can be read."""
+    def _fill_from(self, batch: WindowBatch, place: int, shot: int, number: int) -> int | None:
+        """Put the window that ``shot`` has in pass ``number`` in its place.
+
+        Returns:
+            How many damaged frames were replaced in it; None if none of its frames can be read.
+        """
         settings, seed = self._settings, self._plan.order.seed
         positions, mask = self._draw(shot, number)
         images = self._read(positions[mask] + self._first_frame[shot])
         good = np.array(sorted(images), np.int64)
         if not len(good):
-            return False
+            return None
         rng = generator(seed, number, shot, "crop")
         pixels, crops = batch.images_WNCHW[place].numpy(), batch.crops_WN3[place].numpy()
         for k, wanted in enumerate((positions + self._first_frame[shot]).tolist()):
@@ -251,8 +259,7 @@ class WindowBuilder:
             batch.mask_WN[place, k] = bool(mask[k]) and frame == wanted
         batch.labels_W[place] = int(self._labels[shot])
         batch.shot_ids_W[place] = shot
-        batch.replaced += int(mask.sum()) - len(good)
-        return True
+        return int(mask.sum()) - len(good)
 
     def _read(self, frames: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """The undamaged ones of ``frames`` by id."""

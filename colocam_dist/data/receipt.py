@@ -2,7 +2,8 @@
 
 Frames *promised* are the different frames that the plan's windows have. Each of them was *read* undamaged; or it was
 damaged and *replaced* by a neighbor, masked out; or it was *skipped* because no frame of its window could be read and
-the window of another shot took its place, whose frames are the *substitutes*. So promised = read + replaced + skipped.
+another window took its place (of another shot, or of the same in a later pass), whose frames are the *substitutes*. So
+promised = read + replaced + skipped.
 Promised comes from the plan, read from the masks that were given out, replaced from the reader: that they add up is
 checked with every batch.
 """
@@ -117,10 +118,13 @@ class ReceiptBook:
         """
         promised = self._promised(planned)
         read = batch.mask_WN.sum(1).numpy()
-        same = batch.shot_ids_W.numpy() == planned.shots
-        skipped = np.where(same, 0, promised)
-        replaced = np.where(same, promised - read, 0)
-        if len(promised) != len(read) or int(replaced.sum()) != batch.replaced or replaced.min(initial=0) < 0:
+        shots, substituted = batch.shot_ids_W.numpy(), batch.substituted_W.numpy()
+        fits = len(promised) == len(read) and bool(((shots == planned.shots) | substituted).all())
+        if fits:
+            skipped = np.where(substituted, promised, 0)
+            replaced = np.where(substituted, 0, promised - read)
+            fits = int(replaced.sum()) == batch.replaced and replaced.min(initial=0) >= 0
+        if not fits:
             raise RunError(
                 "the data stream gave out other frames than its plan promised",
                 where=f"epoch {self._epoch + 1}, shots {planned.shots.tolist()}",
@@ -128,11 +132,11 @@ class ReceiptBook:
                 wanted=f"{int(promised.sum())} frames",
                 fix="this is an error of the program, not of the data: please report it",
             )
-        counts = np.stack([promised, np.where(same, read, 0), replaced, skipped], axis=1)
+        counts = np.stack([promised, np.where(substituted, 0, read), replaced, skipped], axis=1)
         np.add.at(self._counts, self._shard[planned.shots], counts)
         self._windows += len(promised)
         self._shots_skipped += batch.skipped_shots
-        self._substitutes += int(read[~same].sum())
+        self._substitutes += int(read[substituted].sum())
 
     def receipt(self) -> EpochReceipt:
         """The counts so far."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from colocam_dist.errors import ColocamError, DataError
 
-__all__ = ["Retry", "WrongCopyError", "retried"]
+__all__ = ["READING", "WRITING", "Retry", "WrongCopyError", "retried"]
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -41,8 +41,26 @@ class WrongCopyError(OSError):
     """What arrived is not what was asked for."""
 
 
-def retried(action: Callable[[], Result], retry: Retry, what: str) -> Result:
-    """Do ``action`` until it succeeds.
+@dataclass(frozen=True)
+class _Purpose:
+    """What the requests are for: the message when they have failed, and what to do then."""
+
+    failed: str
+    fix: str
+
+
+READING = _Purpose(
+    "a remote file cannot be read",
+    "check the address, the network and the credentials (data.remote.options), then resume the run",
+)
+WRITING = _Purpose(
+    "the shards cannot be written to this address",
+    "check the address, the network and the credentials (--output-option), then build again: what is finished is kept",
+)
+
+
+def retried(action: Callable[[], Result], retry: Retry, what: str, purpose: _Purpose = READING) -> Result:
+    """Do ``action``, which serves ``purpose``, until it succeeds.
 
     Raises:
         FileNotFoundError: the server says that there is no such file.
@@ -58,7 +76,12 @@ def retried(action: Callable[[], Result], retry: Retry, what: str) -> Result:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # this machine's disk, not the server
             if not _may_change(error) or number == retry.tries:
-                raise _failure(what, error, number) from error
+                raise DataError(
+                    purpose.failed,
+                    where=what,
+                    got=f"{_say(error)} ({number} {'tries' if number > 1 else 'try'})",
+                    fix=purpose.fix,
+                ) from error
             pause = min(retry.pause * 2 ** (number - 1), 30.0) * random.uniform(0.75, 1.25)
             _log.warning("%s: %s; try %d of %d in %.1f s", what, _say(error), number + 1, retry.tries, pause)
             time.sleep(pause)
@@ -74,15 +97,6 @@ def _may_change(error: Exception) -> bool:
     # Libraries for HTTP raise types of their own for broken connections.
     of_network = type(error).__module__.partition(".")[0] in ("aiohttp", "botocore", "urllib3", "requests")
     return of_network or isinstance(error, (OSError, EOFError, asyncio.TimeoutError))
-
-
-def _failure(what: str, error: Exception, tries: int) -> DataError:
-    return DataError(
-        "a remote file cannot be read",
-        where=what,
-        got=f"{_say(error)} ({tries} {'tries' if tries > 1 else 'try'})",
-        fix="check the address, the network and the credentials (data.remote.options), then resume the run",
-    )
 
 
 def _say(error: Exception) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "RemoteSettings",
     "ShardFile",
     "Storage",
+    "connect",
     "open_storage",
 ]
 
@@ -288,24 +289,41 @@ class RemoteFolder(Storage):
 
     def _connected(self) -> Any:
         if self._system is None:
-            import fsspec  # here, because most runs read local folders
-
-            scheme = scheme_of(self.location)
             options = dict(self.settings.options)
-            if scheme in ("http", "https"):
+            if scheme_of(self.location) in ("http", "https"):
                 # Blocks of a fixed size would ask for ranges, which not every server has; without, the body streams.
                 options.setdefault("block_size", 0)
                 options.setdefault("client_kwargs", {"timeout": _http_timeout(self.settings.retry.timeout)})
-            try:
-                self._system = fsspec.filesystem(scheme, **options)
-            except (ImportError, ValueError) as error:
-                raise ConfigError(
-                    "remote data of this kind cannot be read here",
-                    where=self.location,
-                    got=error,
-                    fix=f"install fsspec's package for {scheme}:// (for example: pip install 'fsspec[{scheme}]')",
-                ) from error
+            self._system = connect(self.location, options)
         return self._system
+
+
+def connect(location: str, options: dict[str, Any]) -> Any:
+    """The fsspec file system of a URL; nothing is sent yet.
+
+    Raises:
+        ConfigError: its package is not installed, or the options do not suit it.
+    """
+    import fsspec  # here, because most runs read local folders
+
+    scheme = scheme_of(location)
+    try:
+        return fsspec.filesystem(scheme, **options)
+    except TypeError as error:
+        raise ConfigError(
+            "the options do not suit the file system of this address",
+            where=location,
+            got=f"{', '.join(options) or 'no options'}: {error}",
+            fix=f"see the options of fsspec's file system for {scheme}://",
+        ) from error
+    except (ImportError, ValueError) as error:
+        package = "colocam-dist[s3]" if scheme == "s3" else f"fsspec[{scheme}]"
+        raise ConfigError(
+            f"addresses with {scheme}:// need a package that is not here",
+            where=location,
+            got=error,
+            fix=f"pip install '{package}'",
+        ) from error
 
 
 def _http_timeout(seconds: float) -> Any:

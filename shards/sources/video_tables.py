@@ -82,12 +82,16 @@ def list_table(table: Path, findings: Findings) -> list[Listed]:
     return listed
 
 
-def assign_splits(listed: list[Listed], fractions: dict[str, float] | None, place: Path) -> None:
-    """Give the videos of each class, in sorted order, to train, val and test; each class has a training video."""
+def assign_splits(listed: list[Listed], fractions: dict[str, float] | None, place: Path) -> dict[str, float]:
+    """Give the videos of each class, in sorted order, to train, val and test; each class has a training video.
+
+    Returns:
+        The shares by which they were assigned; empty if the table says it.
+    """
     if any(video.split for video in listed):
         if fractions is not None:
             raise DataError("the table has a column split, and --splits gives shares as well", where=place)
-        return
+        return {}
     shares = fractions or DEFAULT_FRACTIONS
     by_class: dict[str, list[Listed]] = defaultdict(list)
     for video in listed:
@@ -95,6 +99,7 @@ def assign_splits(listed: list[Listed], fractions: dict[str, float] | None, plac
     for videos in by_class.values():
         for video, split in zip(videos, share_out(len(videos), shares), strict=True):
             video.split = split
+    return shares
 
 
 def read_boxes(findings: Findings, paths: set[str], offset: int) -> dict[str, list[tuple[str, int, Box]]]:

@@ -8,6 +8,7 @@ of the decoded frame, paths below the folder of the table.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import get_args
 from colocam_dist.errors import DataError
 from shards.cuts import find_cuts_by_scenedetect, scenedetect_version
 from shards.images import PictureRule
-from shards.sources.base import Box, Inputs, fingerprint_of, raise_problems
+from shards.sources.base import SPLITS, Box, Inputs, fingerprint_of, natural_key, raise_problems
 from shards.sources.tables import fit_box
 from shards.sources.video_files import VideoFacts, look_at
 from shards.sources.video_tables import (
@@ -48,12 +49,8 @@ def read_videos(place: Path, rule: PictureRule, options: VideoOptions) -> Inputs
     findings = Findings(place.parent if place.is_file() else place)
     listed = list_table(place, findings) if place.is_file() else list_folder(place)
     if not listed and not findings.problems:
-        raise DataError(
-            "there are no videos",
-            where=place,
-            wanted=f"class/video with one of {' '.join(SUFFIXES)}, or a CSV file with the columns path,class",
-        )
-    assign_splits(listed, options.fractions, place)
+        raise _no_videos(place)
+    by_shares = assign_splits(listed, options.fractions, place)
     paths = {str(video.path) for video in listed}
     boxes = read_boxes(findings, paths, options.box_offset)
     cuts = read_cuts(findings, paths, options.cuts)
@@ -86,6 +83,10 @@ def read_videos(place: Path, rule: PictureRule, options: VideoOptions) -> Inputs
             got=", ".join(lost),
             fix="replace or remove the videos of these classes (the manifest of a build lists what is skipped)",
         )
+    lacking = list(_lacking(listed, units, by_shares))
+    if options.strict:
+        fix = "add videos, or change --splits: the videos of each class are shared out in sorted order"
+        raise_problems(lacking, what="splits lack videos", where=place, fix=fix)
     return Inputs(
         units=tuple(units),
         classes=tuple(sorted(classes)),
@@ -102,9 +103,38 @@ def read_videos(place: Path, rule: PictureRule, options: VideoOptions) -> Inputs
             "skipped_videos": findings.skipped,
             "clipped_boxes": findings.clipped,
         },
-        warnings=tuple(_warnings(findings)),
+        warnings=(*_warnings(findings), *lacking),
         estimate_excess=4.0,  # how well frames compress is not known before they are decoded
     )
+
+
+def _no_videos(place: Path) -> DataError:
+    files = [path.name for path in place.glob("[!.]*") if path.suffix.lower() in SUFFIXES] if place.is_dir() else []
+    got, fix = None, None
+    if files:
+        got = f"{len(files)} videos in the folder itself, as {min(files, key=natural_key)}: one level too high"
+        fix = f"move them to folders named after their classes, as {place}/class/{min(files, key=natural_key)}"
+    return DataError(
+        "there are no videos in folders of classes",
+        where=place,
+        got=got,
+        wanted=f"class/video with one of {' '.join(SUFFIXES)}, or a CSV file with the columns path,class",
+        fix=fix,
+    )
+
+
+def _lacking(listed: Sequence[Listed], units: Sequence[VideoFile], by_shares: dict[str, float]) -> Iterator[str]:
+    """Splits that were to have a share and are empty, and classes of which no training video is left."""
+    for split in SPLITS:
+        if by_shares.get(split) and not any(unit.split == split for unit in units):
+            most = max(Counter(video.cls for video in listed).values())
+            yield (
+                f"split {split} is empty: of at most {most} videos of a class, its share of {by_shares[split]:g} "
+                "rounds to none, or they cannot be used"
+            )
+    meant = {video.cls for video in listed if video.split == "train"}
+    for cls in sorted(meant - {unit.cls for unit in units if unit.split == "train"}):
+        yield f"class {cls} has no training video left: those that it was to have cannot be used"
 
 
 def _detector(wanted: Cuts, *, given: int, of: int) -> Cuts:

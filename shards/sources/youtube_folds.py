@@ -34,7 +34,7 @@ def read_folds(folder: Path, digests: dict[str, str], parse: Parse) -> Selection
             that contradict them, boxes of unknown ids.
     """
     _check_label_map(folder)
-    selection = Selection()
+    selection = Selection(places={split: f"{folder / split / 'image_ids.txt'} with ids" for split in SPLITS})
     problems: list[str] = []
     for split in SPLITS:
         place = folder / split

@@ -22,7 +22,17 @@ from shards.sources.base import SPLITS, Box, Inputs, raise_problems
 from shards.sources.shot_files import FrameFile, ShotOfFiles, shot_of_files
 from shards.sources.tables import fit_box
 
-__all__ = ["CLASSES", "Counts", "Key", "RawFrame", "Selection", "YoutubeObjectsOptions", "check_classes", "inputs_of"]
+__all__ = [
+    "CLASSES",
+    "Counts",
+    "Key",
+    "OtherLayout",
+    "RawFrame",
+    "Selection",
+    "YoutubeObjectsOptions",
+    "check_classes",
+    "inputs_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -84,24 +94,36 @@ class Selection:
 
     Attributes:
         shots: by split.
+        places: the files that say what a split has, by split, for messages.
         left_out: what is missing in the raw tree, for the receipt.
         facts: what else the receipt should say.
         warnings: what the user should know.
     """
 
     shots: dict[str, dict[Key, dict[str, list[Box]]]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    places: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
-def check_classes(root: Path, release: str, other: str, allow_partial: bool) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True)
+class OtherLayout:
+    """What a folder looks like that is not the raw tree of a release, and the paths that were expected in it."""
+
+    got: str
+    wanted: str
+
+
+def check_classes(
+    root: Path, release: str, other: OtherLayout | None, allow_partial: bool
+) -> tuple[list[str], list[str]]:
     """The classes whose folders are there, and those whose folders are not.
 
     Args:
         root: folder of the raw tree.
         release: the release that is wanted, for messages.
-        other: what the folder looks like instead; "" = like this release.
+        other: what the folder looks like instead, if it does not look like this release.
         allow_partial: whether classes may be missing.
 
     Raises:
@@ -110,7 +132,13 @@ def check_classes(root: Path, release: str, other: str, allow_partial: bool) -> 
     if not root.is_dir():
         raise DataError("there is no such folder", where=root, wanted=f"the raw tree of {release}")
     if other:
-        raise DataError(f"this is not the raw tree of {release}", where=root, got=other, fix="see docs/data.md")
+        raise DataError(
+            f"this is not the raw tree of {release}",
+            where=root,
+            got=other.got,
+            wanted=other.wanted,
+            fix="see docs/data.md",
+        )
     there = [name for name in CLASSES if (root / name).is_dir()]
     missing = [name for name in CLASSES if name not in there]
     if not there or (missing and not allow_partial):
@@ -160,17 +188,23 @@ def inputs_of(
     counts = {split: _count(selection, split, found.empty) for split in SPLITS}
     empty = [split for split in SPLITS if not counts[split].ids]
     if empty:
-        raise DataError(f"split {', '.join(empty)} of {release} is empty", where=root, fix="check the raw tree")
+        raise DataError(
+            f"split {', '.join(empty)} of {release} is empty",
+            where=root,
+            got="; ".join(selection.left_out[:5]) or "no shot of it is listed",
+            wanted="; ".join(selection.places[split] for split in empty if split in selection.places) or None,
+            fix="unpack the archives again",
+        )
     table = _table(counts, expected)
     warnings = list(selection.warnings)
     if any(row.endswith("differs") for row in table):
-        listing = "".join(f"\n    {row}" for row in table)
+        listing = "".join(f"\n    {row}" for row in table if row.endswith("differs"))
         absent = "".join(f"\n    missing: {name}" for name in missing[:20])
         if not options.allow_partial:
             raise DataError(
                 f"the raw tree does not have what {release} is published to have",
                 where=root,
-                got=listing + absent,
+                got="".join(f"\n    {row}" for row in table) + absent,
                 fix="unpack all archives again, or give --allow-partial to go on with what is there",
             )
         warnings.append(f"counts differ from those of {release}:{listing}{absent}")

@@ -23,6 +23,7 @@ from shards.sources.youtube_objects import (
     CLASSES,
     Counts,
     Key,
+    OtherLayout,
     RawFrame,
     Selection,
     YoutubeObjectsOptions,
@@ -83,16 +84,17 @@ def validation_videos(labelled: list[str], label: int) -> list[str]:
     return videos[:5]
 
 
-def _other_layout(root: Path) -> str:
+def _other_layout(root: Path) -> OtherLayout | None:
     """What the folder looks like if it is not a raw tree of v1.0."""
+    wanted = f"{root}/<class>/data/<video>/shots/<shot>/frameNNNN.jpg and {root}/<class>/sets/train.txt"
     new = (root / "Ranges").is_dir() or (root / "GroundTruth").is_dir()
     old = any((root / name / "data").is_dir() for name in CLASSES)
     if new:
         mixed = "both releases in one folder" if old else "Ranges/ or GroundTruth/, as YouTube-Objects v2.2 has them"
-        return f"{mixed}; wanted {root}/<class>/data/<video>/shots"
+        return OtherLayout(mixed, wanted)
     if not old and any((root / name).is_dir() for name in CLASSES):
-        return f"class folders without data/; wanted {root}/<class>/data/<video>/shots/<shot>/frameNNNN.jpg"
-    return ""
+        return OtherLayout("class folders without data/", wanted)
+    return None
 
 
 class _Tree:
@@ -141,7 +143,14 @@ class _Tree:
 
 
 def _by_the_rules(tree: _Tree, classes: list[str], partial: bool) -> Selection:
-    selection = Selection()
+    sets, sticks = f"{tree.root}/<class>/sets", f"box files frameNNNN.jpg{_STICKS} beside the frames of their videos"
+    selection = Selection(
+        places={
+            "train": f"{sets}/train.txt with videos beyond the five for validation",
+            "val": f"{sets}/train.txt and {sticks}",
+            "test": f"{sets}/test.txt and {sticks}",
+        }
+    )
     problems: list[str] = []
     for cls in classes:
         shots: dict[str, list[tuple[str, list[str]]]] = {"train": [], "test": []}

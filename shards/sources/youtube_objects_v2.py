@@ -26,6 +26,7 @@ from shards.sources.youtube_objects import (
     CLASSES,
     Counts,
     Key,
+    OtherLayout,
     RawFrame,
     Selection,
     YoutubeObjectsOptions,
@@ -90,16 +91,15 @@ def read_youtube_objects_v2(
     return inputs_of(_RELEASE, root, selection, tree.frames, expected or PUBLISHED, rule, options)
 
 
-def _other_layout(root: Path) -> str:
+def _other_layout(root: Path) -> OtherLayout | None:
     """What the folder looks like if it is not a raw tree of v2.2."""
+    wanted = f"{root}/<class>/NNNNNNNN.jpg, {root}/Ranges and {root}/GroundTruth"
     new = (root / "Ranges").is_dir()
     old = any((root / name / "data").is_dir() for name in CLASSES)
     if old:
         mixed = "both releases in one folder" if new else "<class>/data, as YouTube-Objects v1.0 has it"
-        return f"{mixed}; wanted {root}/<class>/NNNNNNNN.jpg beside {root}/Ranges"
-    if not new:
-        return f"no {root / 'Ranges'}; wanted it, GroundTruth/ and the class folders"
-    return ""
+        return OtherLayout(mixed, wanted)
+    return None if new else OtherLayout(f"no folder {root / 'Ranges'}", wanted)
 
 
 class _Tree:
@@ -154,7 +154,14 @@ def _ranges(path: Path) -> list[_Shot]:
 
 
 def _by_the_rules(tree: _Tree, classes: list[str]) -> Selection:
-    selection = Selection()
+    truth = f"{tree.root}/GroundTruth/<class>"
+    selection = Selection(
+        places={
+            "train": f"{truth}/bb_gtTraining_<class>.mat with frames of more than three videos",
+            "val": f"{truth}/bb_gtTraining_<class>.mat with boxes",
+            "test": f"{truth}/bb_gtTest_<class>.mat with boxes",
+        }
+    )
     problems: list[str] = []
     for cls in classes:
         shots = tree.shots[cls]

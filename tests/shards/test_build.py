@@ -67,6 +67,9 @@ def test_options_that_do_not_fit_the_source(arguments: list[str], message: str, 
         ["--shard-mb", "0"],
         ["--workers", "none"],
         ["--size", "128"],
+        ["--output-option", "anon"],
+        ["--output-option", "=true"],
+        ["--output-option", "a=[1"],
     ],
 )
 def test_options_that_no_source_takes(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -120,11 +120,26 @@ def test_too_little_space_is_noticed_before_anything_is_written(
 ) -> None:
     needed = sum(path.stat().st_size for path in tiny_frames.glob("*/*/*/*.jpg"))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": needed - 1})())
-    with pytest.raises(DataError, match=r"too little space(.|\n)*about 0.00 GB for 10 shards"):
+    with pytest.raises(DataError, match=rf"too little space(.|\n)*about {needed / 1e3:.1f} kB for 10 shards"):
         build(tiny_frames, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": needed})())
     build(tiny_frames, tmp_path / "out")
+
+
+def test_space_that_may_not_be_enough_is_a_warning(
+    tiny_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rough = dataclasses.replace(read_frames_csv(tiny_frames, RULE), estimate_excess=4.0)
+    needed = sum(unit.estimated_bytes for unit in rough.units)
+    for free, warned in ((needed, False), (needed - 1, True), (-(-needed // 4), True)):
+        caplog.clear()
+        monkeypatch.setattr("shutil.disk_usage", lambda folder, free=free: type("Usage", (), {"free": free})())
+        build_dataset(rough, tmp_path / f"out{free}", BuildOptions(RULE))
+        assert ("the space may not be enough: about" in caplog.text) == warned
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": needed // 4 - 1})())
+    with pytest.raises(DataError, match="too little space"):
+        build_dataset(rough, tmp_path / "out", BuildOptions(RULE))
 
 
 def test_pictures_that_turn_out_to_be_damaged(frame_folder: Any, tmp_path: Path) -> None:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.manifest import seal_manifest
-from colocam_dist.errors import DataError
+from colocam_dist.errors import ConfigError, DataError
+from shards.dataset import BuildOptions, build_dataset
+from shards.images import PictureRule
 from shards.index import main, rebuild_indexes
+from shards.sources.frames_csv import read_frames_csv
 from shards.verify import verify
 
 
@@ -58,6 +63,27 @@ def test_a_damaged_shard_gives_no_index(copy: Path, capsys: pytest.CaptureFixtur
 def test_a_folder_without_shards(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no finished shards"):
         rebuild_indexes(tmp_path)
+
+
+def test_a_dataset_at_a_url_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"datasets of this machine only\n  where: s3://b/x\n"):
+        main(["s3://b/x"])
+
+
+@pytest.mark.slow
+def test_five_thousand_members_per_second(frame_folder: Any, tmp_path: Path) -> None:
+    for shot in range(10):
+        frame_folder.add_shot("train", f"cat/v{shot}/s", 128, size=(320, 240), seed=shot)
+    rule = PictureRule(0, 0, 95)
+    build_dataset(read_frames_csv(frame_folder.save(), rule), tmp_path / "out", BuildOptions(rule))
+    members = 10 * (128 + 2)
+    times = []
+    for _ in range(3):
+        (tmp_path / "out/train-000000.idx.npz").unlink()
+        began = time.process_time()
+        assert rebuild_indexes(tmp_path / "out") == ["train-000000.idx.npz"]
+        times.append(time.process_time() - began)
+    assert members / min(times) > 5000
 
 
 def test_it_says_what_it_did(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from colocam_dist.errors import ConfigError
 from shards.plan import main, wait_share
 from shards.simulate import Cluster, Forecast
 
@@ -42,9 +43,26 @@ def test_a_frame_is_timed_if_nobody_says(tiny_shards: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "words", ["--ranks 0 --global-batch 4", "--ranks 1 --global-batch 4 --step-time nan", "--ranks 1"]
+    "words",
+    [
+        "--ranks 0 --global-batch 4",
+        "--ranks 1 --global-batch 4 --step-time nan",
+        "--ranks 1",
+        "--ranks 1 --global-batch 4 --workers -5",
+    ],
 )
 def test_wrong_numbers(tiny_shards: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--shards", str(tiny_shards), *words.split()])
     assert "error:" in capsys.readouterr().err
+
+
+def test_lanes_need_blocks_as_in_training(tiny_shards: Path) -> None:
+    words = ["--shards", str(tiny_shards), "--ranks", "1", "--global-batch", "6", "--frame-ms", "1", "--lanes"]
+    with pytest.raises(ConfigError, match=r"lanes need blocks of shards\n  where: --lanes\n(.|\n)*--block-shards"):
+        main([*words, "2"])
+    with pytest.raises(
+        ConfigError, match=r"lanes\n  where: --lanes\n  got: 6 .*4 lanes\n  wanted: a divisor of 6\n  fix"
+    ):
+        main([*words, "4", "--block-shards", "2"])
+    assert main([*words, "2", "--block-shards", "2"]) == 0

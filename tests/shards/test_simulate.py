@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ from colocam_dist.data.mixture import OrderSettings, epoch_order
 from colocam_dist.data.plan import Plan
 from colocam_dist.data.windows import window_lengths
 from colocam_dist.errors import ConfigError
-from shards.simulate import Cluster, Dataset, forecast, lru_traffic
+from shards.simulate import Cluster, Dataset, Forecast, forecast, lru_traffic
 
 
 @pytest.mark.parametrize(
@@ -80,22 +84,79 @@ def test_lanes_let_every_node_fetch_its_own_part() -> None:
     assert lanes.node_fetch_bytes.sum() == 64_000
     assert mixed.live_shards > 40
     assert lanes.live_shards == 2
-    with pytest.raises(ConfigError, match="64 windows, 7 lanes"):
+    with pytest.raises(ConfigError, match=r"64 windows a step, 7 lanes"):
         forecast(data, cluster, global_batch=64, n_frames=4, block_shards=2, lanes=7)
 
 
 def test_copies_make_the_data_larger(tiny_shards: Path) -> None:
     index = ShotIndex.open(tiny_shards, "train")
     one, three = Dataset.of(index), Dataset.of(index, 3)
-    assert len(three.n_frames) == 3 * len(one.n_frames)
-    assert three.shard_bytes.sum() == 3 * one.shard_bytes.sum()
-    assert sorted(set(three.shard_of.tolist())) == list(range(3 * len(index.shards)))
+    assert (three.n_shots, three.n_shards, three.bytes) == (3 * 21, 3 * len(index.shards), 3 * one.bytes)
+    assert three.frames == 3 * index.n_frames
+    shards = three.shards_of_all()
+    assert shards.tolist() == [shard + copy * len(index.shards) for copy in range(3) for shard in index.shots.shard]
+    some = np.array([62, 0, 25, 21], np.int32)
+    assert three.shards_of(some).tolist() == shards[some].tolist()
+    assert three.sizes_of(np.arange(three.n_shards)).tolist() == [shard.bytes for shard in index.shards] * 3
+
+
+@pytest.mark.parametrize(("block", "lanes"), [(None, 1), (2, 3)])
+def test_copies_and_steps_at_once_do_not_matter(
+    tiny_shards: Path, block: int | None, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set of copies against the same one spelled out, and steps one by one."""
+    data = Dataset.of(ShotIndex.open(tiny_shards, "train"), 3)
+    plain = Dataset(
+        np.tile(data.n_frames, 3), data.shards_of_all(), np.tile(data.frame_bytes, 3), np.tile(data.shard_bytes, 3)
+    )
+
+    def play(what: Dataset) -> Forecast:
+        return forecast(what, Cluster(6, 4), global_batch=12, n_frames=3, block_shards=block, lanes=lanes)
+
+    found = [play(data), play(plain)]
+    monkeypatch.setattr("shards.simulate._AT_ONCE", 1)
+    found.append(play(data))
+    for field in dataclasses.fields(Forecast):
+        first, *others = (getattr(one, field.name) for one in found)
+        for other in others:
+            if field.name == "shards_by_step":
+                assert list(map(list, other)) == list(map(list, first))
+            else:
+                np.testing.assert_allclose(other, first, rtol=1e-12)
+
+
+TEN_MILLION = """
+import resource, sys, time
+import numpy as np
+from shards.simulate import Cluster, Dataset, forecast
+
+began = time.process_time()
+shots = np.arange(100, dtype=np.int32)
+data = Dataset(shots % 50 + 1, shots // 50, np.full(100, 1e4), np.full(2, 10**7), times=100_000)
+blocks = {"block_shards": 16, "lanes": 64} if sys.argv[1] == "blocks" else {}
+found = forecast(data, Cluster(1024), global_batch=4096, n_frames=4, **blocks)
+assert found.node_shards.sum() >= data.n_shards == 200_000
+print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mixed", "blocks"])
+def test_an_epoch_of_ten_million_shots_is_forecast_in_half_a_gigabyte(kind: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", TEN_MILLION, kind], capture_output=True, text=True, env=environment, check=True
+    )
+    seconds, mebibytes = map(float, done.stdout.split())
+    assert seconds < 6.0  # of CPU
+    assert mebibytes < 500
 
 
 def test_traffic_through_a_cache() -> None:
     steps = [np.array(shards) for shards in ([0, 1], [2], [0], [1], [0])]
     sizes = np.array([10, 20, 30])
     assert lru_traffic(steps, sizes, 1000) == 60
+    assert lru_traffic([np.array([0, 3, 4, 8])], sizes, 1000) == 10 + 10 + 20 + 30  # of three copies
     # 0 and 1 come, 2 puts out 0 and with 30 of 50 in use leaves 1; 0 returns and puts out 1; 1 returns and puts out 2.
     assert lru_traffic(steps, sizes, 50) == 10 + 20 + 30 + 10 + 20
     assert lru_traffic(steps, sizes, 30) == 10 + 20 + 30 + 10 + 20 + 0

@@ -9,7 +9,7 @@ import pytest
 
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.manifest import INDEX_DTYPES, seal_manifest
-from colocam_dist.errors import DataError
+from colocam_dist.errors import ConfigError, DataError
 from shards.verify import main, verify
 
 
@@ -126,6 +126,21 @@ def test_counts_of_the_manifest(copy: Path) -> None:
     assert "its checksum is not that of its content" in lines(copy)[0]
     path.write_text("{}")
     assert lines(copy)[0].startswith("val.manifest.json the manifest is damaged")
+
+
+def test_a_dataset_at_a_url_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"datasets of this machine only\n  where: s3://b/x\n(.|\n)*fix: copy the dataset"
+    ):
+        main(["s3://b/x"])
+
+
+def test_a_folder_as_a_url_is_none(tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"file://{tiny_shards}"]) == 0
+    for workers in ("0", "-5"):
+        with pytest.raises(SystemExit):
+            main([str(tiny_shards), "--workers", workers])
+        assert "argument --workers" in capsys.readouterr().err
 
 
 def test_a_folder_without_shards(tmp_path: Path) -> None:

@@ -3,8 +3,12 @@ from __future__ import annotations
 import gc
 import io
 import json
+import re
+import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +17,12 @@ import pytest
 import webdataset
 
 from colocam_dist.data.index import ShotIndex
-from shards.writer import piece_key, slug
+from colocam_dist.errors import DataError
+from shards.dataset import BuildOptions, build_dataset
+from shards.images import PictureRule
+from shards.output import LocalOutput
+from shards.sources.frames_csv import read_frames_csv
+from shards.writer import ShardJob, finished_shard, piece_key, slug
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to the garbage collector
@@ -58,6 +67,51 @@ def test_headers_hold_nothing_of_the_machine(tiny_shards: Path) -> None:
         for member in tar:
             facts = (member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode, member.type)
             assert facts == (0, 0, 0, "", "", 0o444, tarfile.REGTYPE)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "list": lambda data: b"[]",
+    "nothing": lambda data: b"{}",
+    "no inputs": lambda data: data.replace(b'"inputs"', b'"output"'),
+    "no checksum": lambda data: data.replace(b'"checksum"', b'"checksun"'),
+    "no shard": lambda data: data.replace(b'"shard"', b'"shart"'),
+    "text": lambda data: data.replace(b'"warnings": []', b'"warnings": 7'),
+    "another sha256": lambda data: re.sub(rb'("sha256": ")(.)', lambda m: m[1] + b"%x" % (int(m[2], 16) ^ 1), data),
+    "another number": lambda data: re.sub(rb'("frames": )\d+', rb"\g<1>7777", data),
+    "nested": lambda data: b"[" * 200_000,
+    "large": lambda data: b" " * (16 << 20) + data,
+    "no text": lambda data: b"\xff" + data,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_note_vouches_for_nothing(tiny_frames: Path, tiny_shards: Path, tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(tiny_shards, tmp_path / "copy"))
+    note = folder / "train-000002.done"
+    whole = note.read_bytes()
+    note.write_bytes(DAMAGE[kind](whole))
+    assert note.read_bytes() != whole
+    inputs = read_frames_csv(tiny_frames, PictureRule(0, 0, 95))
+    options = BuildOptions(PictureRule(0, 0, 95), frames_per_piece=4, shard_mb=0.04, splits=("train",))
+    with pytest.raises(
+        DataError, match=r"1 shards of split 'train' (.|\n)*damaged since(.|\n)*got: train-000002\.done"
+    ):
+        build_dataset(inputs, folder, options)
+    (train,) = build_dataset(inputs, folder, replace(options, overwrite=True))
+    assert (train.kept, train.shards) == (5, 6)
+    assert note.read_bytes() == whole
+
+
+def test_a_note_that_cannot_be_fetched_is_not_taken_for_a_damaged_one() -> None:
+    class Unreachable(LocalOutput):
+        def read(self, name: str, limit: int) -> bytes:
+            raise DataError("no way to it")
+
+    job = ShardJob(Unreachable(Path("x")), "train-000000.tar", (), PictureRule(0, 0, 95), 4, {})
+    with pytest.raises(DataError, match="no way to it"):
+        finished_shard(job)
 
 
 def test_slugs() -> None:

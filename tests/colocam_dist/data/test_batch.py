@@ -14,6 +14,7 @@ def window_batch(cams: bool) -> WindowBatch:
         crops_WN3=torch.zeros((2, 3, 3), dtype=torch.int32),
         frame_ids_WN=torch.zeros((2, 3), dtype=torch.int64),
         shot_ids_W=torch.zeros(2, dtype=torch.int64),
+        substituted_W=torch.zeros(2, dtype=torch.bool),
         cams_WNhw=torch.zeros((2, 3, 4, 4), dtype=torch.float16) if cams else None,
         replaced=1,
         skipped_shots=2,
@@ -25,7 +26,7 @@ def test_every_tensor_moves_and_the_counts_stay(cams: bool) -> None:
     batch = window_batch(cams)
     moved = batch.to("meta")
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    assert len(tensors) == 6 + cams
+    assert len(tensors) == 7 + cams
     for name, value in tensors.items():
         there = getattr(moved, name)
         assert (there.device.type, there.dtype, there.shape) == ("meta", value.dtype, value.shape)

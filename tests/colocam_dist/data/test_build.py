@@ -100,7 +100,7 @@ def test_a_shot_without_an_undamaged_frame_gives_way_to_the_next(make_index: Mak
     damage(index, [*range(FIRST[last], FIRST[last + 1]), *range(FIRST[first], FIRST[first + 1])])
     batch = builder(task(4))  # the order goes on at its start
     assert batch.shot_ids_W.tolist() == [second]
-    assert batch.skipped_shots == 2
+    assert (batch.skipped_shots, batch.substituted_W.tolist()) == (2, [True])
     assert (batch.images_WNCHW == expected.images_WNCHW).all()
     assert batch.mask_WN.tolist() == expected.mask_WN.tolist()
     assert batch.replaced == 0

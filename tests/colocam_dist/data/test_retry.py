@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from colocam_dist.data import retry as module
-from colocam_dist.data.retry import Retry, WrongCopyError, retried
+from colocam_dist.data.retry import WRITING, Retry, WrongCopyError, retried
 from colocam_dist.errors import DataError
 
 
@@ -61,6 +61,11 @@ def test_pauses_are_bounded(pauses: list[float]) -> None:
 def test_it_gives_up_and_says_so(pauses: list[float]) -> None:
     with pytest.raises(DataError, match=r"(?s)where: s3://b/x.*TimeoutError: slow \(3 tries\).*credentials"):
         retried(failing(*[TimeoutError("slow")] * 9), Retry(tries=3), "s3://b/x")
+
+
+def test_a_failure_says_what_it_was_for(pauses: list[float]) -> None:
+    with pytest.raises(DataError, match=r"cannot be written(.|\n)*--output-option(.|\n)*build again"):
+        retried(failing(TimeoutError()), Retry(tries=1), "s3://b/x", WRITING)
 
 
 @pytest.mark.parametrize("error", [Answer(403), Answer(401), PermissionError("no"), KeyError("bug")])

@@ -127,7 +127,15 @@ def test_faults_of_the_server_are_waited_out(
     assert "try 3 of 3" in caplog.text
 
 
-@pytest.mark.parametrize(("fault", "text"), [(500, "500"), ("cut", "."), ("wrong", "another sha256"), ("stall", ".")])
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (500, "500"),
+        ("cut", r"(payload is not completed|only \d+ of \d+ bytes came)"),  # some ends look like those of the file
+        ("wrong", "another sha256"),
+        ("stall", "Timeout"),
+    ],
+)
 def test_faults_that_stay_stop_with_the_name_of_the_file(
     server: Server, tmp_path: Path, fault: int | str, text: str
 ) -> None:
@@ -291,7 +299,7 @@ def test_other_schemes_can_be_allowed(tiny_shards: Path, tmp_path: Path) -> None
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)cannot be read here.*pip install"):
+    with pytest.raises(ConfigError, match=r"(?s)need a package that is not here.*pip install"):
         ShotIndex.open("abfs://container/data", "val", remote=remote(tmp_path))
 
 

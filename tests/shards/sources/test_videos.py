@@ -152,7 +152,7 @@ def test_a_table_may_say_the_splits(tmp_path: Path) -> None:
         assert text in str(caught.value)
 
 
-STRICT = VideoOptions(cuts="none", strict=True)
+STRICT = VideoOptions(cuts="none", strict=True, fractions={"train": 1.0})
 
 
 def test_bad_videos_are_left_out_or_named_all_at_once(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_bad_videos_are_left_out_or_named_all_at_once(tmp_path: Path) -> None:
         "cat/empty.mp4": "the file is empty",
         "cat/text.avi": "it is not a video that can be decoded",
     }
-    inputs = read_videos(tmp_path, RULE, NONE)
+    inputs = read_videos(tmp_path, RULE, replace(STRICT, strict=False))
     assert [unit.video for unit in inputs.units] == ["good", "whole"]
     skipped = {video["path"]: video["why"] for video in inputs.receipt["skipped_videos"]}
     assert skipped.keys() == why.keys()
@@ -399,7 +399,7 @@ def test_times_that_stop_in_the_middle(tmp_path: Path, edit_mp4: Any) -> None:
         "cat/a: 3 of 24 frames are left out because their times are not later than those of frames before them"
     ]
     with pytest.raises(DataError, match=r"times of a video's frames do not increase(.|\n)*a.mp4(.|\n)*3 of 24"):
-        frames_of(tmp_path, VideoOptions(cuts="none", fps=10, strict=True))
+        frames_of(tmp_path, replace(STRICT, fps=10))
 
 
 def test_two_ways_to_thin_out_are_refused() -> None:
@@ -414,8 +414,45 @@ def test_rates_that_keep_nothing_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_an_empty_folder_says_what_was_wanted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no videos(?s:.*)class/video"):
+    with pytest.raises(DataError, match=r"no videos(?s:.*)class/video") as caught:
         read_videos(tmp_path, RULE, NONE)
+    assert "too high" not in str(caught.value)
+
+
+def test_a_folder_of_videos_lies_one_level_too_low(tmp_path: Path) -> None:
+    for name in ("clip10.mp4", "clip9.MP4"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"no videos in folders of classes") as caught:
+        read_videos(tmp_path, RULE, NONE)
+    assert "got: 2 videos in the folder itself, as clip9.MP4: one level too high" in str(caught.value)
+    assert f"fix: move them to folders named after their classes, as {tmp_path}/class/clip9.MP4" in str(caught.value)
+
+
+def test_a_split_without_its_share_is_named(tmp_path: Path) -> None:
+    for name in "abc":
+        write_video(tmp_path / f"cat/{name}.mp4", stamped(3))
+    write_video(tmp_path / "dog/a.mp4", stamped(3))
+    inputs = read_videos(tmp_path, RULE, NONE)  # of three videos, 0.7, 0.15 and 0.15 are 2, 1 and none
+    assert {unit.split for unit in inputs.units} == {"train", "val"}
+    (warning,) = inputs.warnings
+    assert warning.startswith("split test is empty: of at most 3 videos of a class, its share of 0.15 rounds to none")
+    with pytest.raises(DataError, match=r"splits lack videos: 1 problem(.|\n)*split test is empty(.|\n)*--splits"):
+        read_videos(tmp_path, RULE, replace(NONE, strict=True))
+    half = {"train": 0.5, "val": 0.5}
+    assert read_videos(tmp_path, RULE, VideoOptions(cuts="none", strict=True, fractions=half)).warnings == ()
+
+
+def test_a_class_that_lost_its_training_videos_is_named(tmp_path: Path) -> None:
+    for name in "abc":
+        write_video(tmp_path / f"cat/{name}.mp4", stamped(3))
+        write_video(tmp_path / f"dog/{name}.mp4", stamped(3))
+    (tmp_path / "dog/a.mp4").write_bytes(b"")
+    inputs = read_videos(tmp_path, RULE, VideoOptions(cuts="none", fractions={"train": 0.4, "test": 0.6}))
+    assert {(unit.cls, unit.split) for unit in inputs.units} == {("cat", "train"), ("cat", "test"), ("dog", "test")}
+    assert inputs.warnings[1:] == ("class dog has no training video left: those that it was to have cannot be used",)
+    table = tmp_path / "list.csv"  # a table may mean a class for testing only
+    table.write_text("path,class,split\ncat/a.mp4,cat,train\ndog/b.mp4,dog,test\n")
+    assert read_videos(table, RULE, VideoOptions(cuts="none", strict=True)).warnings == ()
 
 
 def test_boxes_are_checked(tmp_path: Path) -> None:

@@ -94,7 +94,13 @@ def test_validation_videos_are_the_first_of_a_seeded_shuffle(raw: Any) -> None:
     found = {key.split("/")[1] for key in shots(inputs, "val") if key.startswith("dog/")}
     assert found == set(videos[:5])
     assert {key.split("/")[1] for key in shots(inputs, "train") if key.startswith("dog/")} == set(videos[5:])
-    assert validation_videos(["b", "a"], 3) in (["a", "b"], ["b", "a"])
+    # Four videos have 24 orders: that of another seed, or of another way to sort, would be another one.
+    generator = random.Random(3)
+    four = ["a", "b", "c", "d"]
+    for _ in range(1000):
+        generator.shuffle(four)
+    assert validation_videos(["c", "a", "d", "b"], 3) == four
+    assert validation_videos(["c", "a", "d", "b"], 4) != four
 
 
 def test_the_two_repairs_and_negative_corners(raw: Any) -> None:
@@ -149,7 +155,10 @@ def test_published_counts_are_consistent() -> None:
     [
         (lambda root: (root / "Ranges").mkdir(), r"both releases in one folder"),
         (lambda root: shutil.rmtree(root), "no such folder"),
-        (lambda root: [shutil.rmtree(root / cls / "data") for cls in CLASSES], r"class folders without data/"),
+        (
+            lambda root: [shutil.rmtree(root / cls / "data") for cls in CLASSES],
+            r"got: class folders without data/\n  wanted: .*/<class>/data/<video>/shots/<shot>/frameNNNN\.jpg",
+        ),
         (lambda root: shutil.rmtree(root / "cow"), r"1 of the ten class folders(.|\n)*cow"),
         (lambda root: (root / "cow/sets/test.txt").unlink(), r"cow/sets/test.txt: No such file"),
         (lambda root: (root / "cow/sets/test.txt").write_text("0009\nx7\n"), "'x7' is not the number of a video"),
@@ -177,6 +186,14 @@ def test_a_tree_of_the_other_release_is_recognized(raw_v2: Any) -> None:
     raw_v2.shot("cat", 1, 3, 1)
     with pytest.raises(DataError, match=r"not the raw tree of YouTube-Objects v1.0(.|\n)*as YouTube-Objects v2.2"):
         read(raw_v2.save())
+
+
+def test_an_empty_split_names_the_files_that_would_fill_it(raw: Any) -> None:
+    root = raw.save()
+    for cls in CLASSES:
+        (root / cls / "sets/test.txt").write_text("")
+    with pytest.raises(DataError, match=rf"split test of (.|\n)*wanted: {root}/<class>/sets/test\.txt and box files"):
+        read(root)
 
 
 def test_partial_trees(raw: Any) -> None:

@@ -182,7 +182,10 @@ def test_counts(raw: Any) -> None:
     ("change", "text"),
     [
         (lambda root: (root / "cat/data").mkdir(), "both releases in one folder"),
-        (lambda root: shutil.rmtree(root / "Ranges"), r"no .*Ranges; wanted it, GroundTruth/"),
+        (
+            lambda root: shutil.rmtree(root / "Ranges"),
+            r"got: no folder .*/Ranges\n  wanted: .*<class>/NNNNNNNN.jpg, .*/GroundTruth",
+        ),
         (lambda root: (root / "Ranges/ranges_cow.mat").unlink(), r"ranges_cow.mat(.|\n)*No such file"),
         (lambda root: (root / "GroundTruth/cow/bb_gtTest_cow.mat").unlink(), r"bb_gtTest_cow.mat(.|\n)*No such file"),
         (lambda root: shutil.rmtree(root / "cow"), r"1 of the ten class folders are missing(.|\n)*cow"),
@@ -196,6 +199,13 @@ def test_wrong_trees(raw: Any, change: Any, text: str) -> None:
     change(root)
     with pytest.raises(DataError, match=text):
         read(root, allow_partial=False)
+
+
+def test_an_empty_split_names_the_files_that_would_fill_it(raw: Any) -> None:
+    root = raw.root
+    raw.truth = {key: entries for key, entries in raw.truth.items() if key[1] == "Training"}
+    with pytest.raises(DataError, match=rf"split test of (.|\n)*wanted: {root}/GroundTruth/<class>/bb_gtTest_<class>"):
+        read(raw.save())
 
 
 def test_partial_trees(raw: Any) -> None:
