@@ -30,7 +30,7 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).parents[2]
-RECIPES = tuple(sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")))
+RECIPES = tuple(sorted((path.stem for path in (ROOT / "configs").glob("*.yaml")), reverse=True))  # the longest first
 STEPS = 20  # of each stage: EPOCHS times 9 shots in steps of 2 windows, the last of which is filled up with a repeat
 EPOCHS, WINDOWS = 4, 2
 SHOTS = {"train": 3, "val": 1}  # of each of three classes

@@ -1,10 +1,12 @@
 """The losses of 20 steps of both stages of every recipe, to the last digit.
 
-They are exact on any x86-64 machine as far as could be tried on one Intel Sapphire Rapids, with Debian's glibc 2.36 and
-the CPU build of torch: the digits of all recipes stayed the same when the processor said of itself (its CPUID
-instruction was answered by a handler) that it is an AMD Zen 2, or an Intel Haswell with other caches. Without
-`CPU_INDEPENDENT` these give three different results. Not tried: silicon of another vendor, another C library, the CUDA
-build of torch.
+They should be the same on every x86-64 Linux machine. That was tried on one Intel Xeon with AVX-512 and AMX, Debian 12
+(glibc 2.36), the CPU build of torch, by answering the process's CPUID instruction with what another processor says:
+the digits of all recipes stayed the same as an AMD Zen 2 and as an Intel Haswell with smaller caches, those of the demo
+also as processors without AVX, and with MKL_ENABLE_INSTRUCTIONS at SSE4_2 and AVX2. Without `CPU_INDEPENDENT` the three
+differ from each other. Of its settings ATen's, MKL's and OpenCV's are needed for that; those of glibc, NumPy and
+OpenBLAS changed nothing and are a precaution. Not tried: silicon of another vendor (whose approximate reciprocals may
+differ, if anything uses them), another C library (it is not pinned), the CUDA build of torch.
 """
 
 from __future__ import annotations
@@ -56,11 +58,9 @@ def test_every_recipe_has_twenty_finite_steps_of_both_stages(recipe: str) -> Non
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recorded_with_the_versions_that_ci_installs(recipe: str) -> None:
-    recorded = golden(recipe)["versions"]
+    recorded, constraints = golden(recipe)["versions"], (ROOT / "constraints.txt").read_text()
     for name in PINNED:
-        pins = re.findall(
-            rf'^{name}==([^\s;]+)(?: ; python_version >= "3.11")?$', (ROOT / "constraints.txt").read_text(), re.MULTILINE
-        )
+        pins = re.findall(rf'^{name}==([^\s;]+)(?: ; python_version >= "3.11")?$', constraints, re.MULTILINE)
         assert pins == [recorded[name]], f"{name}: record anew, else the comparison is skipped everywhere"
 
 

@@ -199,6 +199,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the first of them starts all processes
 @pytest.mark.parametrize("zero", STAGES)
 @pytest.mark.parametrize("source", STAGES)
 def test_on_the_same_ranks_any_stage_goes_on_bit_for_bit(results: Any, source: int, zero: int) -> None:
