@@ -155,12 +155,15 @@ def test_nothing_to_give(make: object) -> None:
 
 
 TEN_MILLION = """
-import resource, sys, time
+import sys, time
+from pathlib import Path
 import numpy as np
 from colocam_dist.data.order import Blocks, EpochOrder, Pool
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: that begins with what the process that started this one had.
+    rows = Path("/proc/self/status").read_text().splitlines()
+    return int(next(row for row in rows if row.startswith("VmHWM")).split()[1]) / 1024
 
 n = 10_000_000
 shots = np.arange(n, dtype=np.int32)
@@ -177,6 +180,7 @@ print(min(times), peak() - before)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory from /proc")
 @pytest.mark.parametrize("kind", ["mixed", "blocks"])
 def test_ten_million_shots_are_planned_in_two_seconds_and_half_a_gigabyte(kind: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
