@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -196,7 +197,7 @@ class Lab:
     def traces(self) -> set[str]:
         """What processes of runs may leave behind: shared memory, processes, temporary folders."""
         found = {f"/dev/shm/{path.name}" for path in Path("/dev/shm").iterdir()}
-        found |= {str(path) for path in Path("/tmp").glob("pymp-*")}
+        found |= {str(path) for kind in ("pymp-*", "ranks-*") for path in Path(tempfile.gettempdir()).glob(kind)}
         return found | {f"process {pid}" for pid in self.processes_of("")}
 
     def ranks_of(self, name: str) -> dict[int, int]:

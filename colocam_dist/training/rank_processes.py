@@ -11,9 +11,11 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +97,8 @@ class Ended:
 class RankProcesses:
     """Starts the ranks when it is entered; when it is left, none of them lives.
 
+    Their temporary files are in a folder that goes with them: a rank that is killed cannot remove its own.
+
     Args:
         command: of a rank; its place comes in the environment.
         ranks: how many.
@@ -108,14 +112,17 @@ class RankProcesses:
         self._ended: list[Ended] = []
         self._term_at = self._kill_at = math.inf
         self._being_ended = False
+        self._temporary: str | None = None
 
     def __enter__(self) -> RankProcesses:
+        self._temporary = tempfile.mkdtemp(prefix="ranks-")  # short: sockets in it must have short paths
         common = {
             "WORLD_SIZE": str(self._ranks),
             "LOCAL_WORLD_SIZE": str(self._ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
             LAUNCHER_PID: str(os.getpid()),
+            "TMPDIR": self._temporary,
         }
         try:
             for rank in range(self._ranks):
@@ -206,6 +213,8 @@ class RankProcesses:
         for group in left:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _living(groups: Sequence[int]) -> list[int]:

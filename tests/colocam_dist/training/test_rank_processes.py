@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +156,13 @@ def test_ranks_are_told_their_place(fake_ranks: Any) -> None:
     for rank in range(3):
         assert (fake_ranks.folder / f"place-{rank}").read_text() == f"{rank} 3 3 127.0.0.1 {os.getpid()}"
     assert len({fake_ranks.starts(rank)[0][0] for rank in range(3)}) == 1, "one port for all"
+
+
+def test_temporary_files_of_killed_ranks_go_with_them(fake_ranks: Any) -> None:
+    body = "import tempfile\n(folder / f'at-{rank}').write_text(tempfile.mkdtemp())\nready()\ntime.sleep(60)\n"
+    with RankProcesses(fake_ranks.command(body), 2):
+        fake_ranks.wait_for("ready-1")
+        fake_ranks.wait_for("ready-0")
+        places = [Path((fake_ranks.folder / f"at-{rank}").read_text()) for rank in range(2)]
+        assert all(place.is_dir() for place in places)
+    assert not any(place.parent.exists() for place in places)
