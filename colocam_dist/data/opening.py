@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from colocam_dist.config.schema import Data
-from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.index import ShotIndex, check_same_classes
 from colocam_dist.data.mixture import OrderSettings
 from colocam_dist.data.retry import Retry
 from colocam_dist.data.storage import RemoteFolder, RemoteSettings
 
-__all__ = ["open_split", "open_training", "order_settings", "remote_settings"]
+__all__ = ["Splits", "open_split", "open_training", "order_settings", "remote_settings"]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The opened training and validation splits of one data set."""
+
+    train: ShotIndex
+    validation: ShotIndex
+
+    @classmethod
+    def open(cls, data: Data) -> Splits:
+        """Open both and check that they fit together.
+
+        Raises:
+            DataError: missing or truncated shards; a validation class without training shots.
+        """
+        train = open_training(data)
+        validation = open_split(data, data.validation_split)
+        check_same_classes(train, validation)
+        return cls(train, validation)
 
 
 def open_split(data: Data, split: str) -> ShotIndex:

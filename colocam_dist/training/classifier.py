@@ -7,13 +7,14 @@ from torch.nn import functional
 
 from colocam_dist.config import Config
 from colocam_dist.config.schema import Optimizer
+from colocam_dist.data.opening import Splits
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.inference.score import Scorer
 from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Classifier
-from colocam_dist.training.engine import micro_batch
-from colocam_dist.training.inputs import Splits, training_stream
+from colocam_dist.training.batches import stage_batch
+from colocam_dist.training.inputs import training_stream
 from colocam_dist.training.optimizer_step import LossModule
 from colocam_dist.training.schedule import build_sgd
 
@@ -55,9 +56,7 @@ class ClassifierStage:
         settings = config.classifier
         self.epochs = settings.epochs
         self.optimizer_settings: Optimizer = settings.optimizer
-        windows, self.windows = micro_batch(
-            settings.global_batch, 1, workers.world, config.engine.accumulation, "classifier.global_batch"
-        )
+        windows, self.windows = stage_batch(config, "classifier", workers.world)
         self.stream = training_stream(splits.train, config, workers, n_frames=1, global_batch=windows)
         if config.engine.sync_batchnorm and workers.world > 1:
             synchronize_batch_norm(model)

@@ -1,4 +1,4 @@
-"""From settings to a DeepSpeed engine; the only place that derives a micro-batch."""
+"""From settings to a DeepSpeed engine."""
 
 from __future__ import annotations
 
@@ -10,38 +10,8 @@ from torch import nn
 
 from colocam_dist.config.schema import Engine
 from colocam_dist.distributed import Workers
-from colocam_dist.errors import ConfigError
 
-__all__ = ["build_engine", "micro_batch"]
-
-
-def micro_batch(global_batch: int, n_frames: int, world: int, accumulation: int, setting: str) -> tuple[int, int]:
-    """Windows per optimizer step over all ranks, and per micro-batch on one rank.
-
-    Args:
-        global_batch: frames per optimizer step (the public code's 32). Windows = global_batch // n_frames; the rest
-            is not filled with copies, as the public code does.
-        n_frames: frames per window.
-        world: number of ranks.
-        accumulation: micro-batches per optimizer step on each rank.
-        setting: name of the setting, for the error.
-
-    Raises:
-        ConfigError: the windows do not divide by world x accumulation.
-    """
-    windows = global_batch // n_frames
-    share = world * accumulation
-    if windows < 1 or windows % share:
-        good = max(share, round(windows / share) * share) * n_frames
-        raise ConfigError(
-            "the global batch cannot be divided over the ranks",
-            where=setting,
-            got=f"{global_batch} frames = {windows} windows of {n_frames}, over {world} ranks x {accumulation} "
-            "accumulation steps",
-            wanted=f"a multiple of {share * n_frames} frames",
-            fix=f"use {setting}={good}, or change engine.accumulation or the number of ranks",
-        )
-    return windows, windows // share
+__all__ = ["build_engine"]
 
 
 def build_engine(

@@ -1,14 +1,13 @@
-"""What the stages read: the checked splits, and room settings made from the run's settings."""
+"""What the stages read: windows, and room settings made from the run's settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from colocam_dist.config import Config
-from colocam_dist.data.index import ShotIndex, check_same_classes
+from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.mixture import epoch_order
-from colocam_dist.data.opening import open_split, open_training, order_settings
+from colocam_dist.data.opening import order_settings
 from colocam_dist.data.plan import Place, Plan
 from colocam_dist.data.stream import WindowSettings, WindowStream
 from colocam_dist.distributed import Workers
@@ -20,28 +19,7 @@ from colocam_dist.losses import (
     SizeBarrierSettings,
 )
 
-__all__ = ["Splits", "loss_settings", "training_stream", "window_settings"]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The opened training and validation splits of one data set."""
-
-    train: ShotIndex
-    validation: ShotIndex
-
-    @classmethod
-    def open(cls, config: Config) -> Splits:
-        """Open both and check that they fit together.
-
-        Raises:
-            DataError: missing or truncated shards; a validation class without training shots.
-        """
-        data = config.data
-        train = open_training(data)
-        validation = open_split(data, data.validation_split)
-        check_same_classes(train, validation)
-        return cls(train, validation)
+__all__ = ["loss_settings", "training_stream", "window_settings"]
 
 
 def training_stream(

@@ -9,6 +9,7 @@ import torch
 from colocam_dist.cams.align import crop_cams
 from colocam_dist.config import Config
 from colocam_dist.config.schema import Optimizer
+from colocam_dist.data.opening import Splits
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
@@ -17,8 +18,8 @@ from colocam_dist.losses import Counts, LocalizationLoss
 from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Localizer
 from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
-from colocam_dist.training.engine import micro_batch
-from colocam_dist.training.inputs import Splits, loss_settings, training_stream
+from colocam_dist.training.batches import stage_batch
+from colocam_dist.training.inputs import loss_settings, training_stream
 from colocam_dist.training.optimizer_step import LossModule
 from colocam_dist.training.schedule import build_sgd
 
@@ -78,13 +79,7 @@ class LocalizerStage:
         settings = config.localizer
         self.epochs = settings.epochs
         self.optimizer_settings: Optimizer = settings.optimizer
-        windows, self.windows = micro_batch(
-            settings.global_batch,
-            config.data.n_frames,
-            workers.world,
-            config.engine.accumulation,
-            "localizer.global_batch",
-        )
+        windows, self.windows = stage_batch(config, "localizer", workers.world)
         self.stream = training_stream(
             splits.train, config, workers, n_frames=config.data.n_frames, global_batch=windows, cams=cams
         )

@@ -11,7 +11,7 @@ import traceback
 
 from colocam_dist.cams.archive import CamArchive
 from colocam_dist.config import Config
-from colocam_dist.data.opening import open_split
+from colocam_dist.data.opening import Splits
 from colocam_dist.distributed import Workers, connect
 from colocam_dist.errors import ColocamError, PreemptedError, RankLostError, ReportedElsewhereError, RunError
 from colocam_dist.files import write_atomically
@@ -20,12 +20,11 @@ from colocam_dist.inference.load import build_classifier, build_localizer, load_
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.training.cam_stage import ensure_archive
 from colocam_dist.training.classifier import ClassifierStage
-from colocam_dist.training.engine import micro_batch
 from colocam_dist.training.faults import Faults, parse_faults
-from colocam_dist.training.inputs import Splits
 from colocam_dist.training.localizer import LocalizerStage
 from colocam_dist.training.memory import is_memory_limit, memory_limit
 from colocam_dist.training.metrics import MetricsLog
+from colocam_dist.training.preflight import check_run
 from colocam_dist.training.signals import StopRequests
 from colocam_dist.training.trainer import Stage, Trainer
 from colocam_dist.training.watchdog import Watchdog
@@ -115,27 +114,14 @@ def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Wa
         raise better from error
 
 
-def _check(config: Config, world: int) -> None:
-    """Everything that can be found wrong before the first step, found by one rank."""
-    accumulation, stages = config.engine.accumulation, config.run.stages
-    if "classifier" in stages and config.classifier.from_run is None:
-        micro_batch(config.classifier.global_batch, 1, world, accumulation, "classifier.global_batch")
-    if "localizer" in stages:
-        frames = config.localizer.global_batch
-        micro_batch(frames, config.data.n_frames, world, accumulation, "localizer.global_batch")
-    Splits.open(config)
-    if "evaluate" in stages:
-        open_split(config.data, config.data.split)
-
-
 class _Pipeline:
     def __init__(self, config: Config, workers: Workers, folder: RunFolder, stop: StopRequests) -> None:
         self.config = config
         self.stop = stop
         self.workers = workers
         self.folder = folder
-        workers.on_main(lambda: _check(config, workers.world))
-        self.splits = Splits.open(config)
+        workers.on_main(lambda: check_run(config, workers.world))
+        self.splits = Splits.open(config.data)
         if workers.is_main:
             folder.write_json("classes.json", self.splits.train.classes)
 

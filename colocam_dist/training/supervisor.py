@@ -24,6 +24,7 @@ from colocam_dist.config.command_line import Supervision
 from colocam_dist.console import OUT_OF_MEMORY, PREEMPTED, RANK_LOST
 from colocam_dist.errors import ConfigError
 from colocam_dist.files import sync_folder
+from colocam_dist.training.batches import stage_batch, trained_stages
 from colocam_dist.training.rank_processes import Ended, RankProcesses, SignalInbox
 
 __all__ = ["Supervisor", "accumulations_left", "supervise"]
@@ -66,11 +67,7 @@ def supervise(command: CommandLine, config: Config, script: str) -> int:
 
 def accumulations_left(config: Config, ranks: int) -> list[int]:
     """The values that ``engine.accumulation`` can still be doubled to, as long as each step's windows divide."""
-    windows = []
-    if "classifier" in config.run.stages and config.classifier.from_run is None:
-        windows.append(config.classifier.global_batch)
-    if "localizer" in config.run.stages:
-        windows.append(config.localizer.global_batch // config.data.n_frames)
+    windows = [stage_batch(config, stage, 1)[0] for stage in trained_stages(config)]
     found: list[int] = []
     accumulation = 2 * config.engine.accumulation
     while windows and all(number % (ranks * accumulation) == 0 for number in windows):

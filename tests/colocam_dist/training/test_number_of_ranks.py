@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from colocam_dist.config import Config, load
+from colocam_dist.data.opening import Splits
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers, connect
 from colocam_dist.losses import LocalizationLoss
@@ -21,7 +22,7 @@ from colocam_dist.models import Classifier, Encoder, Localizer
 from colocam_dist.models.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
 from colocam_dist.training.classifier import ClassifierLoss, ClassifierStage
 from colocam_dist.training.engine import build_engine
-from colocam_dist.training.inputs import Splits, loss_settings
+from colocam_dist.training.inputs import loss_settings
 from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage
 
 STEPS, WINDOWS, FRAMES, SIDE = 4, 6, 3, 33
@@ -157,7 +158,7 @@ def test_stages_synchronize_among_several_ranks_if_told_to(
 ) -> None:
     given = [f"data.shards={tiny_shards}", "data.n_frames=2", f"engine.sync_batchnorm={setting}"]
     config, workers = load(None, given), Workers(0, 0, world, torch.device("cpu"))
-    splits = Splits.open(config)
+    splits = Splits.open(config.data)
     cams = tmp_path / "cams.npy"
     np.save(cams, np.zeros((splits.train.n_frames, 3, 3), np.float16))
     stages = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from colocam_dist.errors import ConfigError
-from colocam_dist.training.engine import micro_batch
+from colocam_dist.training.batches import micro_batch
 
 
 @pytest.mark.parametrize(
