@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ClusterError",
     "ColocamError",
     "ConfigError",
     "DataError",
@@ -58,6 +59,10 @@ class WeightsError(ColocamError):
 
 class RunError(ColocamError):
     """A run folder cannot be created, resumed or read."""
+
+
+class ClusterError(ColocamError):
+    """SLURM is absent, cannot be reached, or refuses what it was asked for."""
 
 
 class PreemptedError(RunError):

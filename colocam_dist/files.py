@@ -85,6 +85,10 @@ class WholeLines:
             raise
         self._size += len(data)
 
+    def sync(self) -> None:
+        """Put the lines on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

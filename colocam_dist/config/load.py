@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,20 @@ from colocam_dist.config.schema import Config
 from colocam_dist.errors import ConfigError
 
 __all__ = ["dump", "load", "setting_names"]
+
+
+def _without_base_60(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
+    return re.compile(rf"(?![^:]*:)(?:{pattern.pattern})", re.VERBOSE) if tag.endswith((":int", ":float")) else pattern
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without numbers in base 60, so that 1:30:00 stays a time."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, _without_base_60(tag, pattern)) for tag, pattern in resolvers]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def load(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
@@ -37,7 +52,7 @@ def load(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
             problems.append(f"{override}: not an override; wanted section.key=value, for example data.n_frames=4")
             continue
         try:
-            value = yaml.safe_load(text) if text.strip() else ""
+            value = yaml.load(text, _Loader) if text.strip() else ""
         except yaml.YAMLError as error:
             problems.append(f"{name} [command line]: value is not YAML ({str(error).splitlines()[0]}), got {text!r}")
             continue
@@ -71,7 +86,7 @@ def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(
             "configuration file cannot be read", where=path, got=error.strerror, fix="give an existing file to --config"

@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from colocam_dist.config.locations import KNOWN_SCHEMES, scheme_of
+from colocam_dist.config.section import Positive, Section
+from colocam_dist.config.slurm import Slurm
 
 __all__ = [
     "Cams",
@@ -37,7 +39,6 @@ __all__ = [
 ]
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Side = Annotated[int, Field(ge=32, le=2048)]
 
@@ -50,12 +51,6 @@ def _location(value: object) -> object:
 
 
 Location = Annotated[str, Field(min_length=1), BeforeValidator(_location)]
-
-
-class Section(BaseModel):
-    """A group of settings: unknown keys are refused and values stay checked after creation."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
 
 
 class Run(Section):
@@ -82,7 +77,7 @@ class Remote(Section):
     timeout: Annotated[float, Field(gt=0.0)] = 30.0  # seconds without a byte after which a request has failed
     ahead: Annotated[int, Field(ge=0, le=1000)] = 8  # micro-batches whose shards are fetched ahead
     schemes: tuple[str, ...] = KNOWN_SCHEMES  # other URLs are refused
-    options: dict[str, Any] = {}  # for the fsspec file system, for example {anon: true}
+    options: dict[str, Any] = Field(default_factory=dict)  # for the fsspec file system, for example {anon: true}
 
 
 class MixedData(Section):
@@ -311,6 +306,7 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    slurm: Slurm = Slurm()
     fault: str = ""  # for tests only, see colocam_dist/training/faults.py
 
     @model_validator(mode="after")

@@ -107,7 +107,7 @@ class RunFolder:
 
     def _check_same(self, config: Config) -> None:
         """Resuming may change where and on what a run works, never what it computes."""
-        free = {"run", "engine", "log", "checkpoint", "fault"}
+        free = {"run", "engine", "log", "checkpoint", "slurm", "fault"}
         old = load(self.config_path).model_dump(mode="json", exclude=free)
         new = config.model_dump(mode="json", exclude=free)
         for settings in (old, new):

@@ -8,6 +8,8 @@ import logging
 import re
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 from colocam_dist.cams.archive import CamArchive
 from colocam_dist.config import Config
@@ -37,11 +39,23 @@ _COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pi
 """What the libraries say when ranks do not find each other."""
 
 
-def run(config: Config) -> RunFolder:
+def run(
+    config: Config,
+    *,
+    stages: Sequence[str] | None = None,
+    marker: str = "done.json",
+    stop: StopRequests | None = None,
+) -> RunFolder:
     """Do the stages that `config.run.stages` names, in their order; returns the run's folder.
 
     The last file written is ``done.json``; after an error it is ``failed.json``, with the traceback; after a request to
     stop ``preempted.json``.
+
+    Args:
+        config: of the whole run.
+        stages: only these, because others follow in another process.
+        marker: then written in place of ``done.json``.
+        stop: requests to stop, if somebody has listened for them already.
 
     Raises:
         PreemptedError: TERM, USR1 or USR2 came, or the launcher ended; the state is saved.
@@ -55,17 +69,19 @@ def run(config: Config) -> RunFolder:
         folder = workers.on_main(lambda: RunFolder.create(config))
         workers.progress.on_enter = Faults(faults, workers.rank, folder.path).strike
         started = time.time()
-        with StopRequests() as stop:
-            workers.progress.stop_reason = lambda: stop.reason
-            with Watchdog(workers, stop, folder.path, config.engine.timeout) as watchdog:
+        if stages is not None:
+            config = config.model_copy(update={"run": config.run.model_copy(update={"stages": tuple(stages)})})
+        with nullcontext(stop) if stop is not None else StopRequests() as requests:
+            workers.progress.stop_reason = lambda: requests.reason
+            with Watchdog(workers, requests, folder.path, config.engine.timeout) as watchdog:
                 try:
-                    _Pipeline(config, workers, folder, stop).run()
+                    _Pipeline(config, workers, folder, requests).run()
                 except Exception as error:
                     _explain(error, folder, workers, watchdog)
                     raise
         if workers.is_main:
             facts = {"seconds": round(time.time() - started, 1), "world": workers.world, "stages": config.run.stages}
-            folder.write_json("done.json", facts)
+            folder.write_json(marker, facts)
         workers.barrier()
         return folder
     finally:
