@@ -139,17 +139,34 @@ class Workers:
 
 
 def environment_from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """The five rendezvous variables for a process started by ``srun``; empty outside of a SLURM step."""
+    """The rendezvous variables for a process started by ``srun``; empty outside of a SLURM step.
+
+    Rank 0 is on the first node of the step, which need not be the one that ``srun`` was called on. The port depends on
+    job and step, because jobs may share a node and a job may have several steps at a time.
+    """
     if "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment:
         return {}
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", "127.0.0.1"))
+    world = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+    local_worlds = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", world))
+    step = 16 * int(environment.get("SLURM_JOB_ID", "0")) + int(environment["SLURM_STEP_ID"])
     return {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
-        "WORLD_SIZE": environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")),
-        "MASTER_ADDR": environment.get("SLURM_LAUNCH_NODE_IPADDR", _first_node(nodes)),
-        "MASTER_PORT": str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000),
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": str(local_worlds[min(int(environment.get("SLURM_NODEID", "0")), len(local_worlds) - 1)]),
+        "MASTER_ADDR": _first_node(nodes),
+        "MASTER_PORT": str(20000 + step % 12000),  # below the range of ports that systems give to clients
     }
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """``4(x2),3`` -> [4, 4, 3]."""
+    found = []
+    for part in text.split(","):
+        tasks, _, times = part.removesuffix(")").partition("(x")
+        found += [int(tasks)] * int(times or 1)
+    return found
 
 
 def _first_node(nodelist: str) -> str:
@@ -197,7 +214,28 @@ def resolve_device(engine: Engine, local_rank: int) -> torch.device:
             got="bf16, engine.device=auto, no CUDA device",
             fix="use engine.precision=fp32 (faster on most CPUs), or engine.device=cpu if bf16 on the CPU is meant",
         )
-    return torch.device(device, local_rank if device == "cuda" else 0) if device == "cuda" else torch.device("cpu")
+    return torch.device("cuda", _gpu(local_rank)) if device == "cuda" else torch.device("cpu")
+
+
+def _gpu(local_rank: int) -> int:
+    """The GPU of this rank: that of its number, or the only one that it sees (SLURM may give each task its own)."""
+    count = torch.cuda.device_count()
+    if local_rank >= count and count != 1:
+        raise ConfigError(
+            "there are more ranks than GPUs on this machine",
+            where=f"local rank {local_rank}",
+            got=f"{count} GPUs",
+            fix="start one rank for each GPU, or use engine.device=cpu",
+        )
+    return min(local_rank, count - 1)
+
+
+def _threads(local_world: int) -> int:
+    """CPUs of this rank: those of its SLURM task, or an equal part of those of the machine."""
+    cpus = len(os.sched_getaffinity(0))
+    if "SLURM_STEP_ID" in os.environ and "SLURM_CPUS_PER_TASK" in os.environ:
+        return max(1, min(cpus, int(os.environ["SLURM_CPUS_PER_TASK"])))
+    return max(1, cpus // max(1, local_world))
 
 
 def connect(engine: Engine) -> Workers:
@@ -210,7 +248,7 @@ def connect(engine: Engine) -> Workers:
     local_rank, world = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
     device = resolve_device(engine, local_rank)
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world)))
-    threads = engine.threads or max(1, len(os.sched_getaffinity(0)) // max(1, local_world))
+    threads = engine.threads or _threads(local_world)
     torch.set_num_threads(threads)
     os.environ["DS_ACCELERATOR"] = device.type
     with warnings.catch_warnings():

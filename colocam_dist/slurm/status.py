@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -81,27 +82,24 @@ def _part(run: Path, marker: str, state: JobState | None) -> str:
 
 def _attempts(run: Path) -> list[str]:
     """Ends of attempts, and starts that have none because SLURM took the nodes away."""
-    rows = attempts_of(run)
-    lines = []
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        if row["event"] == "end":
-            going_on = "; requeued" if row["requeue"] else ""
-            lines.append(f"{row['time']} {row['part']}, job {row['job']}: {row['reason']}{going_on}")
-        elif following is not None and following["event"] == "start":
-            lines.append(f"{row['time']} {row['part']}, job {row['job']}: lost (node failure, or requeued by SLURM)")
-    return lines
+    return [
+        f"{row['time']} {row['part']}, job {row['job']}: {row['reason']}" + ("; requeued" if row["requeue"] else "")
+        for row in _ends(run)
+    ]
 
 
 def counts_of(run: Path) -> dict[str, int]:
     """How often a run's jobs ended, by reason; "lost": SLURM took the nodes away at once."""
-    counts: dict[str, int] = {}
+    return dict(Counter(row["reason"].partition(" (")[0].partition(":")[0] for row in _ends(run)))
+
+
+def _ends(run: Path) -> list[dict[str, Any]]:
+    """Ends of attempts; a start that was followed by another start was lost."""
     rows = attempts_of(run)
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
+    found = []
+    for number, row in enumerate(rows):
         if row["event"] == "end":
-            reason = row["reason"].partition(":")[0]
-        elif following is not None and following["event"] == "start":
-            reason = "lost"
-        else:
-            continue
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
+            found.append(row)
+        elif number + 1 < len(rows) and rows[number + 1]["event"] == "start":
+            found.append({**row, "reason": "lost (node failure, or requeued by SLURM)", "requeue": True})
+    return found

@@ -10,13 +10,16 @@ from colocam_dist.distributed import environment_from_slurm, resolve_device
 from colocam_dist.errors import ConfigError
 
 
-def test_a_slurm_step_gives_all_five_variables() -> None:
+def test_a_slurm_step_gives_all_variables() -> None:
     step = {
         "SLURM_STEP_ID": "0",
         "SLURM_PROCID": "3",
         "SLURM_LOCALID": "1",
         "SLURM_STEP_NUM_TASKS": "4",
         "SLURM_STEP_NODELIST": "gpu[03-07,9],cpu1",
+        "SLURM_STEP_TASKS_PER_NODE": "2,1(x2)",
+        "SLURM_NODEID": "2",
+        "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",  # of srun, which may have been called elsewhere
         "SLURM_JOB_ID": "123456",
     }
     given = environment_from_slurm(step)
@@ -25,8 +28,36 @@ def test_a_slurm_step_gives_all_five_variables() -> None:
         "LOCAL_RANK": "1",
         "WORLD_SIZE": "4",
         "MASTER_ADDR": "gpu03",
-        "MASTER_PORT": str(20000 + 123456 % 20000),
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_PORT": str(20000 + 16 * 123456 % 12000),
     }
+    assert environment_from_slurm({**step, "SLURM_NODEID": "0"})["LOCAL_WORLD_SIZE"] == "2"
+
+
+def test_steps_and_neighboring_jobs_have_ports_of_their_own() -> None:
+    def port(job: int, step: int) -> str:
+        place = {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step), "SLURM_PROCID": "0"}
+        return environment_from_slurm(place)["MASTER_PORT"]
+
+    assert len({port(job, step) for job in range(500, 600) for step in range(16)}) == 1600
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "gpus", "device"), [(0, 4, "cuda:0"), (3, 4, "cuda:3"), (3, 1, "cuda:0"), (0, 1, "cuda:0")]
+)
+def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_sees(
+    local_rank: int, gpus: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert str(resolve_device(Engine(), local_rank)) == device
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="more ranks than GPUs"):
+        resolve_device(Engine(), 2)
 
 
 def test_a_batch_script_is_not_a_rank() -> None:
