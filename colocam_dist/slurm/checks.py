@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import tempfile
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from pathlib import Path
 from colocam_dist.config import Config
 from colocam_dist.config.locations import scheme_of
 from colocam_dist.config.slurm import Slurm
-from colocam_dist.errors import ClusterError, ConfigError
+from colocam_dist.errors import ClusterError, ConfigError, RunError
 from colocam_dist.slurm.afterwards import seconds_of
 from colocam_dist.slurm.commands import fields_of, slurm
 
@@ -67,8 +68,8 @@ def check_cluster(settings: Slurm, script: str) -> str:
             ) from None  # fmt: skip
 
 
-def paths_of(configs: Iterable[Config], run: Path, python: str) -> list[Path]:
-    """What the ranks must be able to see: where the run lies, its data, weights, CAMs, and Python."""
+def paths_of(configs: Iterable[Config], python: str) -> list[Path]:
+    """What the ranks must be able to see beside the run's folder: data, weights, CAMs, and Python."""
     found: dict[Path, None] = {}
     for config in configs:
         places = [config.data.shards, *(part.shards for part in config.data.mix)]
@@ -81,15 +82,20 @@ def paths_of(configs: Iterable[Config], run: Path, python: str) -> list[Path]:
     program = Path(shlex.split(python)[0])
     if program.is_absolute():
         found[program] = None
-    found[next(parent for parent in (run, *run.absolute().parents) if parent.is_dir())] = None
     return list(found)
 
 
-def check_visible(settings: Slurm, paths: Iterable[Path]) -> bool:
+def check_visible(settings: Slurm, run: Path, paths: Iterable[Path]) -> bool:
     """Look from a node, if one is free at once, whether it sees the paths; whether that could be done.
 
+    Args:
+        settings: where the job will be.
+        run: absolute folder of the run, which need not exist yet.
+        paths: what the job needs beside it.
+
     Raises:
-        ClusterError: it does not see one of them.
+        ClusterError: it does not see one of them, or what is written where the run will be.
+        RunError: the place of the run cannot be written to.
     """
     place = [f"--partition={settings.partition}"] if settings.partition else []
     free = slurm("sinfo", "--noheader", "--states=idle,mixed", "--format=%D", *place).split()
@@ -99,6 +105,24 @@ def check_visible(settings: Slurm, paths: Iterable[Path]) -> bool:
     for flag in ("account", "qos", "constraint"):
         value = getattr(settings, flag)
         place += [f"--{flag}={value}"] if value else []
+    above = next(parent for parent in (run, *run.parents) if parent.is_dir())
+    try:
+        handle, name = tempfile.mkstemp(dir=above, prefix=".colocam-look-")
+    except OSError as error:
+        raise RunError(
+            "the place of the run cannot be written to",
+            where=above,
+            got=error.strerror,
+            fix="set run.folder to a folder you may write to",
+        ) from None
+    os.close(handle)
+    try:
+        return _look(settings, place, [Path(name), *paths])
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _look(settings: Slurm, place: list[str], paths: list[Path]) -> bool:
     look = 'for path; do [ -e "$path" ] || echo "missing $path on $(uname -n)"; done'
     limits = ["--immediate=3", "--time=1", "--nodes=1", "--ntasks=1", "--chdir=/", "--job-name=colocam-look", "--quiet"]
     try:

@@ -186,7 +186,7 @@ def submit(asked: Order, *, snapshot: bool = True) -> list[str]:
     with outside_of_jobs():
         log.info("%s", check_cluster(first.slurm, scripts(asked)[0]))
         _check_idle(folder)
-        check_visible(first.slurm, paths_of(asked.configs, folder.run, ranks_command(first.slurm)))
+        check_visible(first.slurm, folder.run, paths_of(asked.configs, ranks_command(first.slurm)))
         runs = [Path(run) for run in asked.submission.runs]
         new = [path for path in {folder.run, *runs} if not path.exists()]
         try:
