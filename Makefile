@@ -16,7 +16,7 @@ demo: $(READY)
 	@test -f runs/demo/done.json && echo "Open runs/demo/report.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(READY)
 	$(BIN)/ruff check .

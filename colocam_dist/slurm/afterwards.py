@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="of the run or of the group of runs")
     parser.add_argument("--part", type=int, required=True)
     parser.add_argument("--code", type=int, required=True, help="exit code of srun")
+    parser.add_argument("--id", required=True, help="of the job, or of the task of the array")
     parser.add_argument("--job", required=True, help="what scontrol show job --oneliner says")
     given = parser.parse_args(arguments)
     submission = SlurmFolder(given.folder).read()
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ends = [row for row in attempts_of(run) if row["event"] == "end" and row["part"] == part.name]
     saved = sorted(path.read_text() for path in run.glob("checkpoints/*/latest.json"))
     verdict = decide(given.code, job, ends, submission, done=(run / part.marker).is_file(), saved=saved)
-    facts = {"event": "end", "part": part.name, "job": os.environ.get("SLURM_JOB_ID", ""), "code": given.code}
+    facts = {"event": "end", "part": part.name, "job": given.id, "code": given.code}
     add_attempt(run, {**facts, "reason": verdict.reason, "requeue": verdict.requeue, "saved": saved})
     going_on = "the job is requeued" if verdict.requeue else verdict.refusal or "the job ends"
     print(f"{verdict.reason}; {going_on}", file=sys.stderr)

@@ -130,11 +130,14 @@ def _teardown(settings: Slurm, folder: SlurmFolder, part: int) -> list[str]:
         python = f"{shlex.join(['srun', '--nodes=1', '--ntasks=1', '--overlap', *container])} {python}"
     return [
         "code=$?",
-        'job=$(scontrol show job --oneliner "$SLURM_JOB_ID")',
+        # The number of an array's last task is that of the array as well, and would mean all of its tasks.
+        "id=$SLURM_JOB_ID",
+        'if [ -n "$SLURM_ARRAY_TASK_ID" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi',
+        'job=$(scontrol show job --oneliner "$id")',
         f"{python} -m colocam_dist.slurm.afterwards {shlex.quote(str(folder.run))} --part {part} "
-        '--code "$code" --job "$job"',
+        '--code "$code" --id "$id" --job "$job"',
         "verdict=$?",
-        f'if [ "$verdict" -eq {REQUEUE} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+        f'if [ "$verdict" -eq {REQUEUE} ]; then scontrol requeue "$id"; fi',
         'exit "$verdict"',
         "",
     ]

@@ -72,7 +72,7 @@ def _work(run: Path, part: Part, max_requeues: int, stop: StopRequests) -> int:
 
 
 def _note_start(run: Path, part: Part) -> None:
-    facts = {"event": "start", "part": part.name, "job": os.environ.get("SLURM_JOB_ID", "")}
+    facts = {"event": "start", "part": part.name, "job": _name()}
     facts |= {"nodes": os.environ.get("SLURM_JOB_NODELIST", ""), "tasks": os.environ.get("SLURM_STEP_NUM_TASKS", "1")}
     add_attempt(run, {**facts, "requeues": _requeues()})
 
@@ -92,6 +92,11 @@ def _check_requeues(run: Path, most: int, first: bool) -> None:
         write_atomically(run / "failed.json", json.dumps({"error": str(error), "type": "ClusterError"}, indent=1))
         raise error
     raise ReportedElsewhereError(str(error))
+
+
+def _name() -> str:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _requeues() -> int:

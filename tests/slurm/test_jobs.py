@@ -143,16 +143,23 @@ def test_a_chain_runs_one_stage_a_job_and_its_code_is_that_of_the_submission(des
 
 
 def test_an_array_trains_a_run_for_each_value_and_a_failed_part_ends_its_chain(desk: Any) -> None:
-    settings = ("run.stages=[classifier,cams]", "data.workers=0", "classifier.epochs=1", "--chain")
+    settings = ("run.stages=[classifier,cams]", "data.workers=0", "classifier.epochs=3", "--chain")
     size = ("slurm.nodes=1", "slurm.cpus_per_task=2", "slurm.max_restarts=0")
-    desk.submit("sweep", *settings, *size, "--array", "run.seed=0,1", "fault=exception@0:2:forward")
+    slow = ",".join(f"slow@0:{step}:data" for step in range(2, 12))
+    desk.submit("sweep", *settings, *size, "--array", "run.seed=0,1", f"fault=exception@0:2:forward,{slow}")
     desk.wait("sweep")
     names = ["sweep.seed-0", "sweep.seed-1"]
     assert [desk.ends(name)[-1]["reason"] for name in names] == ["failure: exit code 1"] * 2
     assert all("injected" in desk.json(name, "failed.json")["error"] for name in names)
     assert [state.state for state in desk.states("sweep")] == ["FAILED"] * 2 + ["CANCELLED"] * 2
     desk.call("resume", desk.run("sweep"))  # each fault strikes once
+    task = desk.states("sweep")[1].job
+    assert task.endswith("_1")  # the last one, whose number is that of the array too
+    desk.wait("sweep", lambda: len(desk.lab.losses(desk.run(names[1]))) >= 3)
+    subprocess.run(["scancel", "--signal=USR2", task], check=True)
     desk.wait("sweep")
+    reasons = [[row["reason"] for row in desk.ends(name)][1:] for name in names]
+    assert reasons == [["done"] * 2, ["asked to stop", "done", "done"]], desk.story("sweep")
     assert all((desk.run(name) / "done.json").exists() for name in names), desk.story("sweep")
     assert desk.lab.losses(desk.run(names[0])) != desk.lab.losses(desk.run(names[1]))
     story = desk.story("sweep")
