@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -18,6 +19,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = re.compile(
     r"^(?:deepspeed(?: -[-\w]+(?: \d+)?)*|python) ((?:launchers|benchmarks)/\w+\.py|-m shards\.\w+)(.*)$", re.MULTILINE
 )
+
+SUBCOMMANDS = ("cancel", "logs", "resume", "status")  # of launchers/submit.py, with options of their own
 
 
 def commands() -> list[tuple[str, str, str]]:
@@ -44,10 +47,12 @@ def test_commands_name_existing_programs_options_recipes_and_settings(page: str,
     words = shlex.split(arguments)
     overrides = [word for word in words if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+=.*", word)]
     assert {word.partition("=")[0] for word in overrides} <= set(setting_names())
+    axes = [word for before, word in itertools.pairwise(words) if before == "--array"]
     for word in words:
         if word.startswith("configs/"):
-            load(ROOT / word, overrides)
+            load(ROOT / word, [override for override in overrides if override not in axes])
     start = program.split() if program.startswith("-m") else [program]
+    start += words[:1] if words[:1] and words[0] in SUBCOMMANDS else []
     shown = subprocess.run(
         [sys.executable, *start, "--help"],
         cwd=ROOT,

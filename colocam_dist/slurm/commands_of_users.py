@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 from colocam_dist.errors import ClusterError
@@ -15,6 +16,9 @@ from colocam_dist.slurm.states import job_states
 from colocam_dist.slurm.status import status_lines
 from colocam_dist.slurm.submission import Order, array_configs, order, order_again, scripts
 from colocam_dist.slurm.submission import submit as queue
+
+_ENDING = 90.0  # seconds that SLURM may take to end a job
+_LOOK_EVERY = 0.5  # seconds
 
 __all__ = ["cancel", "logs", "resume", "status", "submit"]
 
@@ -62,13 +66,30 @@ def logs(given: argparse.Namespace) -> int:
 
 
 def cancel(given: argparse.Namespace) -> int:
-    """Cancel all jobs of a run; what it has saved stays."""
+    """Cancel all jobs of a run and wait for their end; what it has saved stays."""
     folder = SlurmFolder.open(given.run)
-    active = [state.job for state in job_states(folder.all_jobs()).values() if state.active]
+    active = _active(folder)
+    if not active:
+        print("no job of the run waits or runs")
+        return 0
     for job in active:
         slurm("scancel", job)
-    print("cancelled: " + ", ".join(active) if active else "no job of the run waits or runs")
+    deadline = time.monotonic() + _ENDING
+    while _active(folder):
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                "jobs were cancelled and have not ended yet",
+                where=folder.run,
+                got=", ".join(_active(folder)),
+                fix="look again later: python launchers/submit.py status RUN",
+            )
+        time.sleep(_LOOK_EVERY)
+    print("cancelled: " + ", ".join(active))
     return 0
+
+
+def _active(folder: SlurmFolder) -> list[str]:
+    return [state.job for state in job_states(folder.all_jobs()).values() if state.active]
 
 
 def _submit(asked: Order, *, snapshot: bool, follows: bool) -> int:

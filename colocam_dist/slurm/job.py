@@ -45,6 +45,7 @@ class TrainJob:
         """Do the part; returns the run's folder."""
         with StopRequests() as stop:
             submission = SlurmFolder(Path(self.folder)).read()
+            os.chdir(submission.working_folder)
             run = Path(submission.runs[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))])
             try:
                 run_console(lambda: _work(run, submission.parts[self.part], submission.max_requeues, stop))

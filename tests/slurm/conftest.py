@@ -50,7 +50,7 @@ class Desk:
         """Run launchers/submit.py."""
         done = subprocess.run(
             [*self.script, *map(str, words)],
-            cwd=self.lab.folder,
+            cwd=ROOT,  # a checkout, whose code the job must not take
             env=os.environ | {"PYTHONPATH": str(ROOT), "COLOCAM_FAULTS": "allowed", "OMP_WAIT_POLICY": "PASSIVE"},
             capture_output=True,
             text=True,
@@ -70,6 +70,7 @@ class Desk:
         )
 
     def run(self, name: str) -> Path:
+        """Folder of a run, also of one elsewhere if its path is given."""
         return self.runs / name
 
     def states(self, name: str) -> list[JobState]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -164,26 +163,3 @@ def test_an_array_trains_a_run_for_each_value_and_a_failed_part_ends_its_chain(d
     assert desk.lab.losses(desk.run(names[0])) != desk.lab.losses(desk.run(names[1]))
     story = desk.story("sweep")
     assert story.count("COMPLETED") == 4
-
-
-def test_deepspeed_runs_on_two_hosts_by_a_hostfile(cluster: Any, desk: Any, whole: Path) -> None:
-    """``deepspeed --no_ssh`` on each of two hosts."""
-    from benchmarks.reliability_lab import BIN, SMALL
-
-    hosts = desk.lab.folder / "hosts"
-    hosts.write_text("vn1 slots=1\nvn2 slots=1\n")
-    data = [f"data.shards={desk.lab.folder / 'shards'}", f"cams.folder={desk.lab.folder / 'hostfile-cams'}"]
-    run = desk.runs / "hostfile"
-    script = Path(__file__).parents[2] / "launchers/train.py"
-    settings = [*SMALL, *BOTH, *data, f"run.folder={desk.runs}", "run.name=hostfile"]
-    ours = ["--hostfile", str(hosts), "--no_ssh", "--master_addr", "vn1", "--master_port", "29871"]
-    words = f'exec {BIN / "deepspeed"} {" ".join(ours)} --node_rank "$SLURM_NODEID" "$@"'
-    done = subprocess.run(
-        ["srun", "--nodes=2", "--ntasks-per-node=1", "bash", "-c", words, "deepspeed", str(script), *settings],
-        env=os.environ | {"PYTHONPATH": str(script.parents[1]), "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (run / "done.json").exists(), done.stderr[-2000:]
-    assert differences(whole, run) == ""
