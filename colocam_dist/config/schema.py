@@ -6,6 +6,7 @@ recipes in ``configs/`` name what they change. Units: image sides in pixels, rat
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from colocam_dist.config.section import Positive, Section
 from colocam_dist.config.slurm import Slurm
 
 __all__ = [
+    "ENCODERS",
     "Cams",
     "Checkpoint",
     "ClassifierStage",
@@ -47,6 +49,19 @@ def _location(value: object) -> object:
     """A URL as it is, a path in its plain form, so that equal places are equal texts."""
     if isinstance(value, str | Path) and str(value) and scheme_of(str(value)) is None:
         return str(Path(value))
+    return value
+
+
+ENCODERS = ("resnet18", "resnet50", "vgg16", "inceptionv3", "efficientnet_lite0")
+"""Those of the project; any other name begins with "timm:"."""
+
+
+def _encoder(value: object) -> object:
+    """A known name, or that of a timm model, which only timm knows."""
+    if isinstance(value, str) and value not in ENCODERS and not value.startswith("timm:"):
+        close = difflib.get_close_matches(value, ENCODERS, n=1)
+        near = f", did you mean {close[0]}?" if close else ""
+        raise ValueError(f"unknown encoder; wanted {', '.join(ENCODERS)} or timm:MODEL{near}")
     return value
 
 
@@ -128,7 +143,7 @@ class Data(Section):
 class Model(Section):
     """Encoder, its initial weights, and the decoder's width."""
 
-    encoder: str = "resnet50"
+    encoder: Annotated[str, BeforeValidator(_encoder)] = "resnet50"
     weights: str = "imagenet"  # "imagenet", "none", or the path of a state_dict
     weights_sha256: str | None = None
     output_stride: Literal[8, 16, 32] | None = None  # None: the encoder's own (8 for the WSOL ResNets)

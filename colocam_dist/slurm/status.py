@@ -32,6 +32,9 @@ def status_lines(folder: SlurmFolder) -> list[str]:
             state = None if job is None else states[job]
             lines.append(f"  {facts.name}: {_part(run, facts.marker, state)}")
         lines += [f"    {line}" for line in _attempts(run)]
+        counts = counts_of(run)
+        if counts:
+            lines.append("  attempts: " + ", ".join(f"{reason} {count}" for reason, count in counts.items()))
         last = last_metrics(run)
         if last is not None:
             lines.append(f"  last figures: {last}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ def test_two_nodes_train_what_one_machine_trains(desk: Any, whole: Path) -> None
     assert differences(local.folder, whole) == ""
     # The second stage alone, from the same weights: the first one's steps, from random weights, amplify rounding.
     given = ("run.stages=[cams,localizer]", f"classifier.from_run={whole}", "data.workers=0")
-    desk.submit("four", *BOTH, *given, ranks=4)
+    desk.submit("four", *BOTH, *given, "slurm.gpus_per_node=2", ranks=4)
     four = desk.finish("four")
     assert desk.json("four", "done.json")["world"] == 4
     assert desk.lab.receipts(four)["localizer"] == desk.lab.receipts(whole)["localizer"]
@@ -139,6 +141,31 @@ def test_a_chain_runs_one_stage_a_job_and_its_code_is_that_of_the_submission(des
     local = desk.lab.folder / "runs/local/config.yaml"
     if local.exists():  # the settings of the run, not those of its last part
         assert (run / "config.yaml").read_text().count("- cams") == 1
+
+
+def test_ranks_run_in_the_container_and_the_environment_of_the_settings(
+    desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container program is a stand-in that notes how it is called, and runs what it is given."""
+    program = tmp_path / "apptainer"
+    program.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\nshift 4\nexec "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    settings = [
+        *("run.stages=[classifier]", "data.workers=0", "classifier.epochs=0", "slurm.container=image.sif"),
+        *("slurm.container_options=[--bind,/data]", f"slurm.setup=['echo set up > {tmp_path}/set-up']"),
+        "slurm.environment={NAME: two words}",
+        f"slurm.srun=['--task-prolog={tmp_path}/prolog']",
+    ]
+    (tmp_path / "prolog").write_text(f'#!/bin/bash\necho "$NAME $SLURM_PROCID $OMP_NUM_THREADS" >> {tmp_path}/tasks\n')
+    (tmp_path / "prolog").chmod(0o755)
+    desk.submit("contained", *settings)
+    desk.finish("contained")
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 3  # two ranks, and what decides afterwards
+    assert all(call.startswith("exec --bind /data image.sif python -") for call in calls)
+    assert (tmp_path / "set-up").read_text() == "set up\n"
+    assert sorted((tmp_path / "tasks").read_text().splitlines()) == ["two words 0 2", "two words 1 2"]
 
 
 def test_an_array_trains_a_run_for_each_value_and_a_failed_part_ends_its_chain(desk: Any) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from colocam_dist.config import load
+from colocam_dist.config.schema import ENCODERS as KNOWN
 from colocam_dist.errors import ConfigError
 from colocam_dist.models.encoders import ENCODERS, build_encoder
 from colocam_dist.models.encoders.base import Encoder, init_convolutions
@@ -64,3 +66,10 @@ def test_initial_weights_keep_the_variance(groups, fan):
     init_convolutions(layer)
     assert layer.weight.std().item() == pytest.approx((2.0 / fan) ** 0.5, rel=0.1)
     assert (layer.bias == 0).all()
+
+
+def test_settings_know_the_same_names() -> None:
+    assert tuple(ENCODERS) == KNOWN
+    with pytest.raises(ConfigError, match=r"model.encoder \[command line\]: unknown encoder.*did you mean resnet50\?"):
+        load(None, ["data.shards=x", "model.encoder=resnet-50"])
+    assert load(None, ["data.shards=x", "model.encoder=timm:convnext_tiny"]).model.encoder == "timm:convnext_tiny"
