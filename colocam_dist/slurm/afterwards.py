@@ -60,7 +60,7 @@ def decide(
     Args:
         code: the highest exit code of the ranks, or 128 + the number of the signal that killed one.
         job: what SLURM says of the job.
-        earlier: ends of earlier attempts of the same part, oldest first.
+        earlier: ends of earlier attempts of the same job, oldest first.
         submission: with its limits.
         done: whether the part's last file is there.
         saved: the newest checkpoints.
@@ -135,11 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     submission = SlurmFolder(given.folder).read()
     run, part = Path(submission.runs[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]), submission.parts[given.part]
     job = fields_of(given.job)
-    ends = [row for row in attempts_of(run) if row["event"] == "end" and row["part"] == part.name]
+    known = {"event": "end", "part": part.name, "job": given.id}  # a resumed run has another job, with its own limits
+    ends = [row for row in attempts_of(run) if known.items() <= row.items()]
     saved = sorted(path.read_text() for path in run.glob("checkpoints/*/latest.json"))
     verdict = decide(given.code, job, ends, submission, done=(run / part.marker).is_file(), saved=saved)
-    facts = {"event": "end", "part": part.name, "job": given.id, "code": given.code}
-    add_attempt(run, {**facts, "reason": verdict.reason, "requeue": verdict.requeue, "saved": saved})
+    add_attempt(
+        run, {**known, "code": given.code, "reason": verdict.reason, "requeue": verdict.requeue, "saved": saved}
+    )
     going_on = "the job is requeued" if verdict.requeue else verdict.refusal or "the job ends"
     print(f"{verdict.reason}; {going_on}", file=sys.stderr)
     if verdict.requeue:

@@ -101,14 +101,17 @@ def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _setup(settings: Slurm, folder: SlurmFolder) -> list[str]:
     """Before the ranks: the site's modules, the code of the submission, and threads that fit the CPUs of a task."""
     variables = {name: shlex.quote(str(value)) for name, value in settings.environment.items()}
+    code = {"PYTHONPATH": f"{shlex.quote(str(folder.code))}${{PYTHONPATH:+:$PYTHONPATH}}"}
     ours = {
-        "PYTHONPATH": f"{shlex.quote(str(folder.code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": '"${SLURM_CPUS_PER_TASK:-1}"',
     }
-    lines = [*settings.setup, *(f"export {name}={value}" for name, value in (ours | variables).items())]
+    exports = [*(ours | variables).items(), *code.items()]
+    lines = [*settings.setup, *(f"export {name}={value}" for name, value in exports)]
     # From SLURM 22.05 on, srun does not take it from sbatch by itself.
-    return [*lines, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']
+    lines.append('export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"')
+    # python -m prefers what lies in its working folder, which may be a checkout with today's code.
+    return [*lines, f"cd {shlex.quote(str(folder.path))}"]
 
 
 def _container_arguments(settings: Slurm) -> list[str]:
@@ -147,4 +150,4 @@ def _flags(settings: Slurm, working_folder: str, *, dependent: bool) -> dict[str
     flags: dict[str, Any] = {"chdir": working_folder, "requeue": True}
     if dependent:  # else it would wait forever for a part that failed
         flags["kill-on-invalid-dep"] = "yes"
-    return flags | {name.replace("_", "-"): value for name, value in settings.sbatch.items() if value is not False}
+    return flags | {name.replace("-", "_"): value for name, value in settings.sbatch.items() if value is not False}

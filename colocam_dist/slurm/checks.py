@@ -60,7 +60,9 @@ def check_cluster(settings: Slurm, script: str) -> str:
         file.write(script)
         file.flush()
         try:
-            return slurm("sbatch", "--test-only", file.name, where="the job that would be submitted").strip()
+            return slurm(
+                "sbatch", "--test-only", file.name, where="the job that would be submitted", errors=True
+            ).strip()
         except ClusterError as error:
             raise ClusterError(
                 error.what, where=f"partition {settings.partition or '(default)'}", got=error.got,

@@ -14,14 +14,14 @@ from colocam_dist.errors import ClusterError
 __all__ = ["fields_of", "outside_of_jobs", "slurm"]
 
 _HINTS = (
+    (r"account\b", "set slurm.account; sacctmgr show associations user=$USER lists yours"),
     (r"partition", "sinfo lists the partitions; set slurm.partition"),
-    (r"account", "set slurm.account; sacctmgr show associations user=$USER lists yours"),
     (r"qos", "set slurm.qos; sacctmgr show qos lists them"),
     (r"time limit", "lower slurm.time; the run is requeued at its end and goes on"),
     (r"feature", "sinfo -o '%N %f' lists the features of nodes; set slurm.constraint"),
     (r"gres|gpu", "sinfo -o '%N %G' lists the GPUs of nodes; set slurm.gpus_per_node"),
     (
-        r"node configuration|node count|more processors",
+        r"node configuration|node count|more processors|can not be satisfied",
         "ask for less: slurm.nodes, slurm.gpus_per_node, "
         "slurm.tasks_per_node, slurm.cpus_per_task, slurm.memory_gb; sinfo -o '%P %D %c %m %G' lists what there is",
     ),
@@ -33,7 +33,7 @@ _HINTS = (
 )
 
 
-def slurm(program: str, *arguments: str, timeout: float = 60.0, where: str | None = None) -> str:
+def slurm(program: str, *arguments: str, timeout: float = 60.0, where: str | None = None, errors: bool = False) -> str:
     """What one of SLURM's commands prints.
 
     Args:
@@ -41,6 +41,7 @@ def slurm(program: str, *arguments: str, timeout: float = 60.0, where: str | Non
         arguments: for it.
         timeout: seconds after which it is given up.
         where: what is asked for, for the error; the command itself if it is not given.
+        errors: also what it prints as if it were an error, such as ``sbatch`` its estimate.
 
     Raises:
         ClusterError: it is not there, does not answer, or refuses; with its own words and what to do.
@@ -68,7 +69,7 @@ def slurm(program: str, *arguments: str, timeout: float = 60.0, where: str | Non
             got=words or f"exit code {done.returncode}",
             fix=next((hint for pattern, hint in _HINTS if re.search(pattern, words, re.IGNORECASE)), None),
         )
-    return done.stdout
+    return done.stdout + done.stderr if errors else done.stdout
 
 
 def fields_of(line: str) -> dict[str, str]:

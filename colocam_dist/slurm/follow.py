@@ -43,7 +43,8 @@ def follow(folder: SlurmFolder, say: Callable[[str], None], every: float = 2.0) 
             for line in _new_lines(run / "metrics.jsonl", read, run):
                 say(name + metrics_line(json.loads(line)))
         for job, state in states.items():
-            words = state.state + (f", {meaning_of(state.reason)}" if state.state == "PENDING" else "")
+            why = meaning_of(state.reason) if state.state == "PENDING" else ""
+            words = state.state + (f", {why}" if why else "")
             words += f" on {state.nodes}" if state.state == "RUNNING" else ""
             if told.get(job) != words:
                 told[job] = words

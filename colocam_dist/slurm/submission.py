@@ -80,14 +80,15 @@ def array_configs(path: Path | None, overrides: Sequence[str], arrays: Sequence[
     axes = []
     for text in arrays:
         key, equals, values = text.partition("=")
-        if not equals or not all(values.split(",")):
+        each = values.split(",")
+        if not equals or not all(each) or len(set(each)) < len(each):
             raise ConfigError(
                 "not an axis of an array",
                 where="--array",
                 got=text,
-                wanted="section.key=value,value,..., such as run.seed=0,1,2",
+                wanted="section.key=value,value,..., such as run.seed=0,1,2, each value once",
             )
-        axes.append([(key, value) for value in values.split(",")])
+        axes.append([(key, value) for value in each])
     name = load(path, overrides).run.name
     configs = []
     for point in itertools.product(*axes):
@@ -125,7 +126,6 @@ def order(configs: Sequence[Config], name: str, *, chain: bool) -> Order:
         max_requeues=first.slurm.max_requeues,
         max_restarts=first.slurm.max_restarts,
         warning=first.slurm.warning,
-        code=code_facts(),
     )
     return Order(configs, SlurmFolder(first.run.folder / name), submission)
 
@@ -195,9 +195,11 @@ def submit(asked: Order, *, snapshot: bool = True) -> list[str]:
             for run, number in itertools.product(runs, asked.part_numbers):
                 (run / asked.submission.parts[number].marker).unlink(missing_ok=True)
             folder.logs.mkdir(parents=True, exist_ok=True)
+            submission = asked.submission
             if snapshot or not folder.code.is_dir():
                 take_snapshot(folder.code)
-            folder.write(asked.submission)
+                submission = dataclasses.replace(submission, code=code_facts())
+            folder.write(submission)
             return _queue(asked)
         except BaseException:
             for path in new:
@@ -240,6 +242,8 @@ def _queue(asked: Order) -> list[str]:
             with suppress(ColocamError):
                 slurm("scancel", job)
         if isinstance(error, FailedJobError | FailedSubmissionError):
-            raise ClusterError("SLURM refuses", where="sbatch", got=str(error).strip().splitlines()[-1]) from None
+            words = str(error).strip().splitlines() or ["no reason is given"]
+            said = words[-1] if isinstance(error, FailedJobError) else words[0]  # then submitit's own advice follows
+            raise ClusterError("SLURM refuses", where="sbatch", got=said) from None
         raise
     return jobs
