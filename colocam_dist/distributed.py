@@ -142,7 +142,8 @@ def environment_from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     """The rendezvous variables for a process started by ``srun``; empty outside of a SLURM step.
 
     Rank 0 is on the first node of the step, which need not be the one that ``srun`` was called on. The port depends on
-    job and step, because jobs may share a node and a job may have several steps at a time.
+    job and step, because jobs may share a node and a job may have several steps at a time, and changes when a job is
+    requeued, in case another program had it.
     """
     if "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment:
         return {}
@@ -150,6 +151,7 @@ def environment_from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     world = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
     local_worlds = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", world))
     step = 16 * int(environment.get("SLURM_JOB_ID", "0")) + int(environment["SLURM_STEP_ID"])
+    step += 997 * int(environment.get("SLURM_RESTART_COUNT", "0"))
     return {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
@@ -170,11 +172,11 @@ def _tasks_per_node(text: str) -> list[int]:
 
 
 def _first_node(nodelist: str) -> str:
-    """``gpu[03-07,9],cpu1`` -> ``gpu03``."""
-    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodelist)
+    """``gpu[03-07,9]-ib,cpu1`` -> ``gpu03-ib``."""
+    match = re.match(r"(?:[^,\[\]]|\[[^\[\]]+\])+", nodelist)
     if match is None:
         raise ConfigError("SLURM node list cannot be read", where="SLURM_STEP_NODELIST", got=nodelist)
-    return match.group(1) + (match.group(2) or "")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", match.group())
 
 
 def _fill_environment(environment: MutableMapping[str, str]) -> None:
@@ -220,14 +222,16 @@ def resolve_device(engine: Engine, local_rank: int) -> torch.device:
 def _gpu(local_rank: int) -> int:
     """The GPU of this rank: that of its number, or the only one that it sees (SLURM may give each task its own)."""
     count = torch.cuda.device_count()
-    if local_rank >= count and count != 1:
+    if local_rank < count:
+        return local_rank
+    if count != 1 or "SLURM_STEP_ID" not in os.environ:
         raise ConfigError(
             "there are more ranks than GPUs on this machine",
             where=f"local rank {local_rank}",
             got=f"{count} GPUs",
             fix="start one rank for each GPU, or use engine.device=cpu",
         )
-    return min(local_rank, count - 1)
+    return 0
 
 
 def _threads(local_world: int) -> int:
@@ -251,6 +255,8 @@ def connect(engine: Engine) -> Workers:
     threads = engine.threads or _threads(local_world)
     torch.set_num_threads(threads)
     os.environ["DS_ACCELERATOR"] = device.type
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed chooses the GPU
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third-party deprecations at import are not the user's to mend
         import deepspeed

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import Tensor
 from colocam_dist import __version__
 from colocam_dist.errors import DataError, RunError
 
-__all__ = ["ArchiveWriter", "CamArchive", "CamIdentity"]
+__all__ = ["ArchiveWriter", "CamArchive", "CamIdentity", "publish"]
 
 FORMAT_VERSION = 1
 CHUNK = 1 << 24  # bytes held in memory at once while files are copied or hashed
@@ -285,6 +286,18 @@ class ArchiveWriter:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def publish(built: Path, folder: Path) -> None:
+    """Give a finished archive its final name, unless another run was first: then that one stays."""
+    try:
+        built.rename(folder)
+    except OSError:
+        if (folder / "archive.json").is_file():
+            shutil.rmtree(built)
+            return
+        shutil.rmtree(folder)  # never finished
+        built.rename(folder)
 
 
 def _header(shape: tuple[int, int, int]) -> dict[str, object]:

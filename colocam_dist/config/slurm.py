@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from colocam_dist.config.section import Positive, Section
 
@@ -76,6 +76,15 @@ class Slurm(Section):
     container_options: tuple[str, ...] = ()  # for apptainer exec, or further --container-... of srun
     sbatch: dict[str, str | int | float | bool] = Field(default_factory=dict)  # more flags: {reservation: night}
     srun: tuple[str, ...] = ()  # further flags, for example ["--cpu-bind=verbose"]
+
+    @model_validator(mode="after")
+    def _time_to_work(self) -> Slurm:
+        if self.minutes * 60 <= 2 * self.warning:
+            raise ValueError(
+                f"slurm.time ({self.time}) leaves no time to work: it must be more than twice slurm.warning "
+                f"({self.warning} s)"
+            )
+        return self
 
     @property
     def minutes(self) -> int:

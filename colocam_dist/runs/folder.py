@@ -110,7 +110,8 @@ class RunFolder:
         free = {"run", "engine", "log", "checkpoint", "slurm", "fault"}
         old = load(self.config_path).model_dump(mode="json", exclude=free)
         new = config.model_dump(mode="json", exclude=free)
-        for settings in (old, new):
+        for settings, whole in ((old, load(self.config_path)), (new, config)):
+            settings["run"] = {"seed": whole.run.seed}
             for how in ("workers", "remote"):  # not what is read
                 settings["data"].pop(how)
         changed = sorted(_differences(old, new))

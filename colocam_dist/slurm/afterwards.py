@@ -30,6 +30,7 @@ FRUITLESS = 3
 """Failures in a row without a new checkpoint, after which the job is not requeued."""
 
 _USER_ERROR, _OUT_OF_MEMORY = 2, 87
+_OF_THE_USER = ("ConfigError", "DataError", "RunError", "WeightsError")
 _KILLED_EARLY = (128 + 15, 128 + 10, 128 + 12)  # TERM, USR1, USR2 before a rank could note them
 _EARLY = 75.0  # seconds: SLURM may send the warning up to a minute before it is due
 _MEANINGS = {86: "lost another rank, or hung", 134: "abort", 137: "killed", 139: "segmentation fault"}
@@ -70,11 +71,12 @@ def decide(
     if job.get("JobState") != "RUNNING":  # cancelled, or already being requeued by SLURM: its decision stands
         return Verdict(f"ended by SLURM: {job.get('JobState', 'unknown')}")
     if code == _USER_ERROR:
-        return Verdict("error: of settings, data or weights, which a new start does not mend")
+        return Verdict("error, which a new start does not mend")
     if code == _OUT_OF_MEMORY:
         return Verdict("out of memory")
     if code == REQUEUE or code in _KILLED_EARLY:
-        return _within_limit(Verdict(_who_asked(job, submission.warning), requeue=True), job, submission)
+        stopped = _unless_fruitless(_who_asked(job, submission.warning), earlier, saved)
+        return _within_limit(stopped, job, submission)
     if code == 0:
         return Verdict("failure: all ranks ended without an error, but the part is not done")
     failure = f"failure: exit code {code}" + (f", {_MEANINGS[code]}" if code in _MEANINGS else "")
@@ -88,17 +90,30 @@ def _who_asked(job: Mapping[str, str], warning: int) -> str:
     return "time limit" if left <= warning + _EARLY else "asked to stop"
 
 
+def _unless_fruitless(reason: str, earlier: Sequence[Mapping[str, Any]], saved: Sequence[str]) -> Verdict:
+    """Time limits that come before the first step after a start would go on forever."""
+    if reason == "time limit" and _in_a_row(reason, earlier, saved) >= FRUITLESS:
+        return Verdict(reason, refusal=f"its time ended {FRUITLESS} times in a row without a new checkpoint")
+    return Verdict(reason, requeue=True)
+
+
+def _in_a_row(reason: str, earlier: Sequence[Mapping[str, Any]], saved: Sequence[str]) -> int:
+    """How often attempts have ended in this way, one after another and with the same checkpoints; this one included."""
+    number = 1
+    for row in reversed(earlier):
+        if row["reason"] != reason or list(row["saved"]) != list(saved):
+            break
+        number += 1
+    return number
+
+
 def _after_failure(
     failure: str, earlier: Sequence[Mapping[str, Any]], max_restarts: int, saved: Sequence[str]
 ) -> Verdict:
     failures = [row for row in earlier if row["reason"].startswith("failure")]
     if sum(row["requeue"] for row in failures) >= max_restarts:
         return Verdict(failure, refusal=f"it has been started again {max_restarts} times after failures")
-    fruitless = 1
-    for row in reversed(earlier):
-        if row["reason"] != failure or list(row["saved"]) != list(saved):
-            break
-        fruitless += 1
+    fruitless = _in_a_row(failure, earlier, saved)
     if fruitless >= FRUITLESS:
         return Verdict(failure, refusal=f"it failed {fruitless} times in a row without a new checkpoint")
     return Verdict(failure, requeue=True)
@@ -109,6 +124,15 @@ def _within_limit(verdict: Verdict, job: Mapping[str, str], submission: Submissi
     if verdict.requeue and requeues >= submission.max_requeues:
         return Verdict(verdict.reason, refusal=f"it has been requeued {requeues} times")
     return verdict
+
+
+def _blamed(code: int, run: Path) -> int:
+    """The exit code of the rank whose error ended the attempt: srun tells the highest, that of those who lost it."""
+    failed = run / "failed.json"
+    if code in (0, REQUEUE) or not failed.is_file():  # each start removes it, so that it is of this attempt
+        return code
+    kind = json.loads(failed.read_text()).get("type")
+    return {**dict.fromkeys(_OF_THE_USER, _USER_ERROR), "MemoryLimitError": _OUT_OF_MEMORY}.get(kind, code)
 
 
 def seconds_of(time: str) -> float:
@@ -138,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = {"event": "end", "part": part.name, "job": given.id}  # a resumed run has another job, with its own limits
     ends = [row for row in attempts_of(run) if known.items() <= row.items()]
     saved = sorted(path.read_text() for path in run.glob("checkpoints/*/latest.json"))
-    verdict = decide(given.code, job, ends, submission, done=(run / part.marker).is_file(), saved=saved)
+    verdict = decide(_blamed(given.code, run), job, ends, submission, done=part.is_done(run), saved=saved)
     add_attempt(
         run, {**known, "code": given.code, "reason": verdict.reason, "requeue": verdict.requeue, "saved": saved}
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import submitit
@@ -40,7 +41,7 @@ def executor(
         after: job that must have succeeded before; for arrays, its task of the same number.
     """
     settings = config.slurm
-    made = Executor(folder.logs, max_num_timeout=settings.max_requeues, python=ranks_command(settings))
+    made = Executor(folder.logs, max_num_timeout=settings.max_requeues, python=ranks_command(settings, working_folder))
     made.update_parameters(
         **_without_none(
             {
@@ -60,8 +61,8 @@ def executor(
         signal_delay_s=settings.warning,
         dependency=None if after is None else f"{'aftercorr' if tasks > 1 else 'afterok'}:{after}",
         setup=_setup(settings, folder),
-        srun_args=_srun_arguments(settings),
-        teardown=_teardown(settings, folder, part),
+        srun_args=_srun_arguments(settings, working_folder),
+        teardown=_teardown(settings, folder, part, working_folder),
         array_parallelism=settings.array_limit,
         wckey=None,
         additional_parameters=_flags(settings, working_folder, dependent=after is not None),
@@ -85,13 +86,23 @@ def batch_script(made: Executor, tasks: int = 1) -> str:
     return text
 
 
-def ranks_command(settings: Slurm) -> str:
-    """How Python is started on the nodes, as words for a shell."""
+def ranks_command(settings: Slurm, working_folder: str) -> str:
+    """How Python is started on the nodes, as words for a shell; a path in the settings may start at the folder."""
     python = settings.python or ("python" if settings.container else shlex.quote(sys.executable))
+    if settings.python is not None and settings.container is None:
+        program, *rest = shlex.split(settings.python)
+        python = shlex.join([_located(program, working_folder), *rest])
     if settings.container is None or settings.container_runtime == "pyxis":
         return python
     gpus = ["--nv"] if settings.gpus_per_node else []
-    return f"{shlex.join(['apptainer', 'exec', *gpus, *settings.container_options, settings.container])} {python}"
+    image = _located(settings.container, working_folder)
+    return f"{shlex.join(['apptainer', 'exec', *gpus, *settings.container_options, image])} {python}"
+
+
+def _located(name: str, working_folder: str) -> str:
+    """The absolute path of a file of that name in the folder; the name itself if there is none."""
+    path = Path(working_folder) / name
+    return str(path) if path.is_file() else name
 
 
 def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,24 +122,26 @@ def _setup(settings: Slurm, folder: SlurmFolder) -> list[str]:
     # From SLURM 22.05 on, srun does not take it from sbatch by itself.
     lines.append('export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"')
     # python -m prefers what lies in its working folder, which may be a checkout with today's code.
-    return [*lines, f"cd {shlex.quote(str(folder.path))}"]
+    lines.append(f"cd {shlex.quote(str(folder.path))}")
+    # Whatever the lines of the site asked for: a failure of srun must not end the script, nor hide what is set here.
+    return [*lines, "set +eu", "export SLURM_EXPORT_ENV=ALL"]
 
 
-def _container_arguments(settings: Slurm) -> list[str]:
+def _container_arguments(settings: Slurm, working_folder: str) -> list[str]:
     if settings.container is None or settings.container_runtime != "pyxis":
         return []
-    return [f"--container-image={settings.container}", *settings.container_options]
+    return [f"--container-image={_located(settings.container, working_folder)}", *settings.container_options]
 
 
-def _srun_arguments(settings: Slurm) -> list[str]:
+def _srun_arguments(settings: Slurm, working_folder: str) -> list[str]:
     # Without it the other ranks of a lost one would hold their nodes until the end of their time.
-    return ["--kill-on-bad-exit=1", *_container_arguments(settings), *settings.srun]
+    return ["--kill-on-bad-exit=1", *_container_arguments(settings, working_folder), *settings.srun]
 
 
-def _teardown(settings: Slurm, folder: SlurmFolder, part: int) -> list[str]:
+def _teardown(settings: Slurm, folder: SlurmFolder, part: int, working_folder: str) -> list[str]:
     """After the ranks: whether the job goes on. SLURM is asked by the script, as it may be missing in a container."""
-    python = ranks_command(settings)
-    container = _container_arguments(settings)
+    python = ranks_command(settings, working_folder)
+    container = _container_arguments(settings, working_folder)
     if container:  # the host need not have Python
         python = f"{shlex.join(['srun', '--nodes=1', '--ntasks=1', '--overlap', *container])} {python}"
     return [
@@ -136,11 +149,12 @@ def _teardown(settings: Slurm, folder: SlurmFolder, part: int) -> list[str]:
         # The number of an array's last task is that of the array as well, and would mean all of its tasks.
         "id=$SLURM_JOB_ID",
         'if [ -n "$SLURM_ARRAY_TASK_ID" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi',
-        'job=$(scontrol show job --oneliner "$id")',
+        'try() { for pause in 5 10 20 0; do "$@" && return; sleep "$pause"; done; return 1; }',
+        'job=$(try scontrol show job --oneliner "$id")',
         f"{python} -m colocam_dist.slurm.afterwards {shlex.quote(str(folder.run))} --part {part} "
         '--code "$code" --id "$id" --job "$job"',
         "verdict=$?",
-        f'if [ "$verdict" -eq {REQUEUE} ]; then scontrol requeue "$id"; fi',
+        f'if [ "$verdict" -eq {REQUEUE} ]; then try scontrol requeue "$id" || echo "it could not be requeued"; fi',
         'exit "$verdict"',
         "",
     ]
@@ -150,4 +164,5 @@ def _flags(settings: Slurm, working_folder: str, *, dependent: bool) -> dict[str
     flags: dict[str, Any] = {"chdir": working_folder, "requeue": True}
     if dependent:  # else it would wait forever for a part that failed
         flags["kill-on-invalid-dep"] = "yes"
-    return flags | {name.replace("-", "_"): value for name, value in settings.sbatch.items() if value is not False}
+    flags |= {name.replace("-", "_"): value for name, value in settings.sbatch.items()}
+    return {name: value for name, value in flags.items() if value is not False}

@@ -97,6 +97,5 @@ def _submit(asked: Order, *, snapshot: bool, follows: bool) -> int:
     names = [asked.submission.parts[number].name for number in asked.part_numbers]
     for name, job in zip(names, jobs, strict=True):
         print(f"job {job}: {name}")
-    run = os.path.relpath(asked.folder.run)
-    print(f"python launchers/submit.py status {run}")
+    print(f"python launchers/submit.py status {asked.folder.run}")
     return int(not follow(asked.folder, lambda line: print(line, flush=True))) if follows else 0

@@ -57,6 +57,8 @@ class TrainJob:
 
 def _work(run: Path, part: Part, max_requeues: int, stop: StopRequests) -> int:
     first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if part.is_done(run):  # a task of an array that is resumed for the sake of others
+        return 0
     try:
         if first:
             _note_start(run, part)

@@ -8,6 +8,7 @@
       code/             the package as it was when it was submitted: later edits do not matter
       jobs/             what submitit writes: batch scripts, pickled calls, logs of every rank
 
+    runs/<name>/array.json       which array does the run, if one does
     runs/<name>/attempts.jsonl   one JSON object a line: each start and each end of the job's ranks, and why
 """
 
@@ -28,7 +29,7 @@ __all__ = ["DONE", "Part", "SlurmFolder", "Submission", "add_attempt", "attempts
 DONE = "done.json"
 """What a run has when all of it is done."""
 
-_ATTEMPTS = "attempts.jsonl"
+_ATTEMPTS, _GROUP = "attempts.jsonl", "array.json"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Part:
     def name(self) -> str:
         """For people."""
         return "+".join(self.stages)
+
+    def is_done(self, run: Path) -> bool:
+        """Whether a run has done all of it; a marker of fewer stages is one of an earlier, smaller run."""
+        marker = run / self.marker
+        return marker.is_file() and set(self.stages) <= set(json.loads(marker.read_text())["stages"])
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,12 @@ class SlurmFolder:
             ClusterError: it was not.
         """
         folder = cls(run)
-        if not folder._file.is_file():
+        group = folder.group()
+        if group is not None:
+            raise ClusterError(
+                "the run is a task of an array", where=run, fix=f"give the folder of the array: {group.run}"
+            )
+        if not folder.exists:
             raise ClusterError(
                 "this was not submitted to SLURM",
                 where=run,
@@ -110,6 +121,20 @@ class SlurmFolder:
     @property
     def _file(self) -> Path:
         return self.path / "submission.json"
+
+    @property
+    def exists(self) -> bool:
+        """Whether something was submitted."""
+        return self._file.is_file()
+
+    def note_group(self, group: SlurmFolder) -> None:
+        """Note in a run's folder that an array does it."""
+        write_atomically(self.run / _GROUP, json.dumps({"array": str(group.run)}) + "\n")
+
+    def group(self) -> SlurmFolder | None:
+        """Of the array that does the run; None if it is none's."""
+        pointer = self.run / _GROUP
+        return SlurmFolder(Path(json.loads(pointer.read_text())["array"])) if pointer.is_file() else None
 
     def write(self, submission: Submission) -> None:
         """Write what was asked."""

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from colocam_dist.slurm.record import DONE, SlurmFolder, attempts_of, job_names
+from colocam_dist.slurm.record import DONE, Part, SlurmFolder, attempts_of, job_names
 from colocam_dist.slurm.states import JobState, job_states, meaning_of
 
 __all__ = ["counts_of", "ending_of", "last_metrics", "metrics_line", "status_lines"]
@@ -30,7 +30,7 @@ def status_lines(folder: SlurmFolder) -> list[str]:
         for part, facts in enumerate(submission.parts):
             job = job_names(jobs[part], len(submission.runs))[number] if part in jobs else None
             state = None if job is None else states[job]
-            lines.append(f"  {facts.name}: {_part(run, facts.marker, state)}")
+            lines.append(f"  {facts.name}: {_part(run, facts, state)}")
         lines += [f"    {line}" for line in _attempts(run)]
         counts = counts_of(run)
         if counts:
@@ -69,7 +69,7 @@ def metrics_line(row: dict[str, Any]) -> str:
     return f"{row['stage']} {row['kind']}, epoch {row['epoch']}, step {row['step']}: {values}"
 
 
-def _part(run: Path, marker: str, state: JobState | None) -> str:
+def _part(run: Path, part: Part, state: JobState | None) -> str:
     if state is None:
         return "not queued"
     facts = [f"job {state.job} {state.state}"]
@@ -78,7 +78,7 @@ def _part(run: Path, marker: str, state: JobState | None) -> str:
         facts += [f"expected to start {state.start}"] if state.start else []
     elif state.nodes:
         facts.append(f"on {state.nodes}, {state.elapsed} of {state.limit}")
-    if (run / marker).is_file():
+    if part.is_done(run):
         facts.append("done")
     return ", ".join(facts)
 

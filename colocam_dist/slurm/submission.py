@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,9 +14,9 @@ from pathlib import Path
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from colocam_dist.config import Config, load
-from colocam_dist.errors import ClusterError, ColocamError, ConfigError
+from colocam_dist.errors import ClusterError, ColocamError, ConfigError, RunError
 from colocam_dist.runs.folder import RunFolder
-from colocam_dist.slurm.batch import Executor, batch_script, executor, ranks_command
+from colocam_dist.slurm.batch import Executor, batch_script, cpus_per_task, executor, ranks_command
 from colocam_dist.slurm.checks import check_cluster, check_devices, check_visible, paths_of
 from colocam_dist.slurm.commands import outside_of_jobs, slurm
 from colocam_dist.slurm.job import TrainJob
@@ -92,7 +93,7 @@ def array_configs(path: Path | None, overrides: Sequence[str], arrays: Sequence[
     name = load(path, overrides).run.name
     configs = []
     for point in itertools.product(*axes):
-        tail = ".".join(f"{key.rpartition('.')[2]}-{value}" for key, value in point)
+        tail = ".".join(f"{key.rpartition('.')[2]}-{re.sub('[^A-Za-z0-9._]+', '-', value)}" for key, value in point)
         configs.append(load(path, [*overrides, *(f"{key}={value}" for key, value in point), f"run.name={name}.{tail}"]))
     return configs
 
@@ -115,6 +116,14 @@ def order(configs: Sequence[Config], name: str, *, chain: bool) -> Order:
         path = config.run.folder / config.run.name
         if config.run.on_exists == "error" and (path / "config.yaml").exists():
             RunFolder.create(config)  # says it
+    _check_alike(configs)
+    folder = SlurmFolder(first.run.folder / name)
+    if folder.exists and first.run.on_exists == "error":
+        raise RunError(
+            "something of this name was submitted before",
+            where=folder.run,
+            fix="choose another run.name, go on with: python launchers/submit.py resume RUN, or remove the folder",
+        )
     stages = first.run.stages
     parts = [Part(stages)]
     if chain:
@@ -127,7 +136,22 @@ def order(configs: Sequence[Config], name: str, *, chain: bool) -> Order:
         max_restarts=first.slurm.max_restarts,
         warning=first.slurm.warning,
     )
-    return Order(configs, SlurmFolder(first.run.folder / name), submission)
+    return Order(configs, folder, submission)
+
+
+def _check_alike(configs: Sequence[Config]) -> None:
+    """Tasks of an array have the same resources.
+
+    Raises:
+        ConfigError: they were given others.
+    """
+    if len({(config.slurm.model_dump_json(), cpus_per_task(config)) for config in configs}) > 1:
+        raise ConfigError(
+            "the runs of an array want different resources",
+            where="--array",
+            got="other values of slurm.*, or of data.workers without slurm.cpus_per_task",
+            fix="submit them one by one",
+        )
 
 
 def order_again(folder: SlurmFolder, overrides: Sequence[str]) -> Order:
@@ -142,9 +166,15 @@ def order_again(folder: SlurmFolder, overrides: Sequence[str]) -> Order:
     """
     before = folder.read()
     runs = [Path(run) for run in before.runs]
-    left = [
-        number for number, part in enumerate(before.parts) if not all((run / part.marker).is_file() for run in runs)
-    ]
+    fixed = [override for override in overrides if override.partition(".")[0].partition("=")[0] == "run"]
+    if fixed:
+        raise ConfigError(
+            "a run that is resumed keeps its name, seed and stages",
+            where="resume",
+            got=" ".join(fixed),
+            fix="leave it out, or submit another run",
+        )
+    left = [number for number, part in enumerate(before.parts) if not all(part.is_done(run) for run in runs)]
     if not left:
         raise ClusterError("nothing is left to do", where=folder.run, got="all parts are done")
     configs = [load(run / "config.yaml", [*overrides, "run.on_exists=resume"]) for run in runs]
@@ -185,15 +215,18 @@ def submit(asked: Order, *, snapshot: bool = True) -> list[str]:
     first, folder = asked.configs[0], asked.folder
     with outside_of_jobs():
         log.info("%s", check_cluster(first.slurm, scripts(asked)[0]))
-        _check_idle(folder)
-        check_visible(first.slurm, folder.run, paths_of(asked.configs, ranks_command(first.slurm)))
         runs = [Path(run) for run in asked.submission.runs]
+        _check_idle([folder, *(SlurmFolder(run) for run in runs)])
+        python = ranks_command(first.slurm, asked.submission.working_folder)
+        if check_visible(first.slurm, folder.run, paths_of(asked.configs, python)):
+            log.info("a node sees the paths of the run")
         new = [path for path in {folder.run, *runs} if not path.exists()]
         try:
             for config in asked.configs:
                 RunFolder.create(config)
-            for run, number in itertools.product(runs, asked.part_numbers):
-                (run / asked.submission.parts[number].marker).unlink(missing_ok=True)
+            for run in runs:
+                if run != folder.run:
+                    SlurmFolder(run).note_group(folder)
             folder.logs.mkdir(parents=True, exist_ok=True)
             submission = asked.submission
             if snapshot or not folder.code.is_dir():
@@ -207,17 +240,19 @@ def submit(asked: Order, *, snapshot: bool = True) -> list[str]:
             raise
 
 
-def _check_idle(folder: SlurmFolder) -> None:
-    """Whether the jobs of an earlier submission are over.
+def _check_idle(folders: Sequence[SlurmFolder]) -> None:
+    """Whether the jobs of earlier submissions are over.
 
     Raises:
         ClusterError: one of them waits or runs.
     """
-    active = [state for state in job_states(folder.all_jobs()).values() if state.active]
+    groups = [folder.group() for folder in folders]
+    jobs = [job for folder in (*folders, *filter(None, groups)) for job in folder.all_jobs()]
+    active = [state for state in job_states(jobs).values() if state.active]
     if active:
         raise ClusterError(
             "the run has a job that is not over",
-            where=folder.run,
+            where=folders[0].run,
             got=", ".join(f"job {state.job} {state.state}" for state in active),
             fix="wait for it, or: python launchers/submit.py cancel RUN",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from colocam_dist.cams.archive import ArchiveWriter, CamArchive, CamIdentity
+from colocam_dist.cams.archive import ArchiveWriter, CamArchive, CamIdentity, publish
 from colocam_dist.cams.layercam import layercam
 from colocam_dist.config import Config
 from colocam_dist.config.locations import scheme_of
@@ -69,7 +70,10 @@ def _write(classifier: Classifier, index: ShotIndex, config: Config, workers: Wo
         workers=config.data.workers,
         damaged="pass",
     )
-    writer = ArchiveWriter(folder, (index.n_frames, *probe.shape[-2:]), workers.rank, workers.world)
+    # Runs that start together want the same archive; each builds its own, and the first one to finish gives its name.
+    run = hashlib.sha256(str((config.run.folder / config.run.name).absolute()).encode()).hexdigest()[:12]
+    built = folder.with_name(f".{folder.name}.{run}")
+    writer = ArchiveWriter(built, (index.n_frames, *probe.shape[-2:]), workers.rank, workers.world)
     for batch in tqdm(stream, desc="cams", unit="batch", disable=None if workers.is_main else True):
         workers.progress.tick()
         if workers.progress.stop_reason() is not None:
@@ -83,4 +87,5 @@ def _write(classifier: Classifier, index: ShotIndex, config: Config, workers: Wo
     if workers.is_main:
         identity = CamIdentity(config.cams.method, weights_sha256(classifier), crop, index.fingerprint)
         writer.finish(identity)
+        publish(built, folder)
     workers.barrier()

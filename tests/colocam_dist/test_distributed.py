@@ -50,21 +50,26 @@ def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_sees(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     assert str(resolve_device(Engine(), local_rank)) == device
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="more ranks than GPUs"):
-        resolve_device(Engine(), 2)
+    for gpus in (1, 2):  # a single one is another rank's, unless SLURM gives each task its own
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        with pytest.raises(ConfigError, match="more ranks than GPUs"):
+            resolve_device(Engine(), 2)
 
 
 def test_a_batch_script_is_not_a_rank() -> None:
     assert environment_from_slurm({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}) == {}
 
 
-@pytest.mark.parametrize(("nodes", "first"), [("one", "one"), ("a,b", "a"), ("n[1,2]", "n1"), ("n[08-11]", "n08")])
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("one", "one"), ("a,b", "a"), ("n[1,2]", "n1"), ("n[08-11]", "n08"), ("r[2-3]n[5,7]-ib,x", "r2n5-ib")],
+)
 def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
     step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": nodes}
     assert environment_from_slurm(step)["MASTER_ADDR"] == first

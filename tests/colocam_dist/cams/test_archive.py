@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from colocam_dist.cams import ArchiveWriter, CamArchive, CamIdentity
+from colocam_dist.cams.archive import publish
 from colocam_dist.errors import DataError, RunError
 
 IDENTITY = CamIdentity("layercam", "ab" * 32, 224, "cd" * 32)
@@ -223,3 +224,30 @@ def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot write the CAM archive"):
         ArchiveWriter(tmp_path / "file" / "a", SHAPE, 0, 1)
+
+
+def test_of_two_runs_that_build_the_same_archive_the_first_one_gives_its_name(tmp_path, cams):
+    final = CamArchive.locate(tmp_path, "train", IDENTITY)
+    built = [tmp_path / name for name in ("one", "two")]
+    writers = [ArchiveWriter(folder, cams.shape, 0, 1) for folder in built]
+    for writer in writers:  # in turns, as two runs at the same time
+        writer.write(0, cams)
+    for writer in writers:
+        writer.finish(IDENTITY)
+    for folder in built:
+        publish(folder, final)
+        opened = CamArchive.open(final, CamArchive.key(IDENTITY))
+        np.testing.assert_array_equal(np.load(opened.path), cams.astype(np.float16))
+    assert [path.name for path in tmp_path.rglob("*") if path.name in ("one", "two")] == []
+
+
+def test_a_folder_without_a_finished_archive_does_not_stand_in_the_way(tmp_path, cams):
+    final = CamArchive.locate(tmp_path, "train", IDENTITY)
+    final.mkdir(parents=True)
+    (final / "part-00000.tmp-1").touch()
+    writer = ArchiveWriter(tmp_path / "built", cams.shape, 0, 1)
+    writer.write(0, cams)
+    writer.finish(IDENTITY)
+    publish(tmp_path / "built", final)
+    CamArchive.open(final, CamArchive.key(IDENTITY)).verify()
+    assert [path.name for path in final.iterdir() if path.name.startswith("part-")] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from colocam_dist.config import Config, dump, load
 from colocam_dist.config.slurm import Slurm, minutes_of
@@ -47,7 +48,13 @@ def config(*overrides: str) -> Config:
 )
 def test_every_form_of_time_is_minutes_rounded_up(time: str, minutes: int) -> None:
     assert minutes_of(time) == minutes
-    assert Slurm(time=time).minutes == minutes
+    assert Slurm(time=time, warning=1).minutes == minutes
+
+
+def test_a_warning_leaves_time_to_work() -> None:
+    assert Slurm(time="4:01", warning=120).minutes == 5
+    with pytest.raises(ValidationError, match=r"slurm\.time \(4\) leaves no time to work"):
+        Slurm(time="4", warning=120)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ export DATA='a folder'
 export PYTHONPATH=/runs/full/slurm/code${PYTHONPATH:+:$PYTHONPATH}
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 cd /runs/full/slurm
+set +eu
+export SLURM_EXPORT_ENV=ALL
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -44,8 +46,9 @@ srun --unbuffered --output /runs/full/slurm/jobs/%j_%t_log.out --error /runs/ful
 code=$?
 id=$SLURM_JOB_ID
 if [ -n "$SLURM_ARRAY_TASK_ID" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-job=$(scontrol show job --oneliner "$id")
+try() { for pause in 5 10 20 0; do "$@" && return; sleep "$pause"; done; return 1; }
+job=$(try scontrol show job --oneliner "$id")
 /opt/env/bin/python -m colocam_dist.slurm.afterwards /runs/full --part 1 --code "$code" --id "$id" --job "$job"
 verdict=$?
-if [ "$verdict" -eq 85 ]; then scontrol requeue "$id"; fi
+if [ "$verdict" -eq 85 ]; then try scontrol requeue "$id" || echo "it could not be requeued"; fi
 exit "$verdict"

@@ -16,6 +16,9 @@ import pytest
 from colocam_dist.slurm.afterwards import FRUITLESS, REQUEUE, Verdict, decide, main, seconds_of
 from colocam_dist.slurm.record import Part, SlurmFolder, Submission, attempts_of
 
+MARK = '{"stages": ["classifier", "cams", "localizer", "evaluate"]}'
+
+
 ROOT = Path(__file__).parents[3]
 RUNNING = {
     "JobState": "RUNNING",
@@ -82,7 +85,7 @@ def test_a_run_that_was_asked_to_stop_is_requeued(code: int, job: dict[str, str]
     ("code", "reason"),
     [
         (0, "failure: all ranks ended without an error, but the part is not done"),
-        (2, "error: of settings, data or weights, which a new start does not mend"),
+        (2, "error, which a new start does not mend"),
         (87, "out of memory"),
     ],
 )
@@ -193,7 +196,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def test_a_done_part_ends_well(submitted: Callable[..., SlurmFolder], capsys: pytest.CaptureFixture[str]) -> None:
     folder = submitted()
-    (folder.run / "done.json").touch()
+    (folder.run / "done.json").write_text(MARK)
     assert afterwards(folder, 0) == 0
     end = {"event": "end", "part": "classifier", "job": "7", "code": 0, "reason": "done", "requeue": False, "saved": []}
     assert rows(folder.run) == [end]
@@ -219,7 +222,7 @@ def test_a_job_that_goes_on_leaves_no_failure(
     ("code", "fields", "left", "error"),
     [
         (0, {}, 1, "failure: all ranks ended without an error, but the part is not done"),
-        (2, {}, 2, "error: of settings, data or weights, which a new start does not mend"),
+        (2, {}, 2, "error, which a new start does not mend"),
         (87, {}, 87, "out of memory"),
         (143, {"JobState": "CANCELLED"}, 143, "ended by SLURM: CANCELLED"),
         (85, {"JobState": "COMPLETING"}, 1, "ended by SLURM: COMPLETING"),
@@ -268,7 +271,7 @@ def test_parts_of_a_chain_are_counted_apart(submitted: Callable[..., SlurmFolder
         parts=(Part(("classifier",), "done-classifier.json"), Part(("cams", "localizer"))), max_restarts=1
     )
     assert afterwards(folder, 1) == REQUEUE
-    (folder.run / "done-classifier.json").touch()
+    (folder.run / "done-classifier.json").write_text(MARK)
     assert afterwards(folder, 0) == 0
     assert afterwards(folder, 1, part=1) == REQUEUE
     assert afterwards(folder, 1, part=1) == 1
@@ -280,7 +283,7 @@ def test_a_task_of_an_array_tells_of_its_own_run(
 ) -> None:
     folder = submitted(runs=("a", "b"))
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    (folder.run.parent / "a/done.json").touch()
+    (folder.run.parent / "a/done.json").write_text(MARK)
     assert afterwards(folder, 2, job="7_1") == 2
     runs = [folder.run.parent / name for name in ("a", "b")]
     assert [[row["job"] for row in rows(run)] for run in runs] == [[], ["7_1"]]
@@ -301,3 +304,30 @@ def test_nothing_heavy_is_imported_to_decide() -> None:
     code = f"import sys, colocam_dist.slurm.afterwards; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("DataError", "error, which a new start does not mend"),
+        ("MemoryLimitError", "out of memory"),
+        ("RankLostError", "failure: exit code 86, lost another rank, or hung"),
+    ],
+)
+def test_the_error_of_one_rank_counts_and_not_the_higher_code_of_those_who_lost_it(
+    kind: str, reason: str, submitted: Callable[..., SlurmFolder]
+) -> None:
+    folder = submitted()
+    (folder.run / "failed.json").write_text(json.dumps({"error": "no luck", "type": kind}))
+    assert afterwards(folder, 86) == (REQUEUE if kind == "RankLostError" else 86)
+    assert attempts_of(folder.run)[-1]["reason"] == reason
+
+
+def test_a_time_that_ends_before_anything_is_saved_does_not_go_on_forever() -> None:
+    ends = [{"reason": "time limit", "saved": [], "requeue": True}] * 2
+    near = RUNNING | {"RunTime": "00:59:00"}
+    assert decide(REQUEUE, near, ends[:1], LIMITS, done=False, saved=[]).requeue
+    stopped = decide(REQUEUE, near, ends, LIMITS, done=False, saved=[])
+    assert (stopped.reason, stopped.requeue) == ("time limit", False)
+    assert "3 times in a row" in stopped.refusal
+    assert decide(REQUEUE, near, ends, LIMITS, done=False, saved=["step-1"]).requeue

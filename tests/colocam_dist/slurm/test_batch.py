@@ -17,6 +17,9 @@ from colocam_dist.slurm.afterwards import REQUEUE
 from colocam_dist.slurm.batch import batch_script, cpus_per_task, executor, ranks_command
 from colocam_dist.slurm.record import SlurmFolder, attempts_of
 
+MARK = '{"stages": ["classifier", "cams", "localizer", "evaluate"]}'
+
+
 RECORDED = Path(__file__).with_name("batch_script.sh")
 FULL = [
     *("data.workers=3", "slurm.partition=gpu", "slurm.account=vision", "slurm.qos=high", "slurm.constraint=a100&ib"),
@@ -156,7 +159,7 @@ def test_containers_hold_the_ranks_and_the_decision(settings: list[str], ranks: 
 
 
 def test_python_is_the_one_that_submits() -> None:
-    assert ranks_command(config().slurm) == shlex.quote(sys.executable)
+    assert ranks_command(config().slurm, "/") == shlex.quote(sys.executable)
     assert lines_of_python(script())[1] == shlex.quote(sys.executable)
 
 
@@ -243,7 +246,7 @@ def test_the_real_decision_is_made_and_written_down(
     done = run_script(fake_slurm, run, ranks=f"exit {REQUEUE}")
     assert (done.returncode, done.stderr) == (REQUEUE, "time limit; the job is requeued\n")
     assert fake_slurm.calls("scontrol")[-1] == ["requeue", "7"]
-    (run / "done.json").touch()
+    (run / "done.json").write_text(MARK)
     assert run_script(fake_slurm, run).returncode == 0
     assert [(row["code"], row["reason"]) for row in attempts_of(run)] == [(85, "time limit"), (0, "done")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,13 @@ from typing import Any
 import pytest
 
 from colocam_dist.errors import ClusterError
+from colocam_dist.slurm import follow as follow_module
 from colocam_dist.slurm import follow as module
 from colocam_dist.slurm.follow import follow
 from colocam_dist.slurm.record import SlurmFolder, add_attempt
+
+MARK = '{"stages": ["classifier", "cams", "localizer", "evaluate"]}'
+
 
 ROW = {"stage": "classifier", "kind": "train", "epoch": 1, "step": 1, "loss": 0.5}
 SAID = "classifier train, epoch 1, step {}: loss 0.5"
@@ -30,7 +35,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[None]], None]:
     """What happens between two looks: each pause goes on to the next yield, and there must be as many."""
 
     def play(happens: Iterator[None]) -> None:
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: next(happens)))
+        monkeypatch.setattr(
+            module, "time", SimpleNamespace(sleep=lambda seconds: next(happens), monotonic=time.monotonic)
+        )
 
     return play
 
@@ -61,7 +68,7 @@ def test_all_that_happens_is_said_once(
         add_attempt(run, {"event": "end", "part": "classifier", "job": "101", "reason": "preempted", "requeue": True})
         fake_slurm.queue("101|PENDING|BeginTime||0:00|1:00|N/A")
         yield
-        (run / "done.json").write_text("{}")
+        (run / "done.json").write_text(MARK)
         metrics(run, 5)
         add_attempt(run, {"event": "end", "part": "classifier", "job": "101", "reason": "done", "requeue": False})
         fake_slurm.queue("101|COMPLETED|None|vn1|0:09|1:00|N/A")
@@ -91,7 +98,7 @@ def test_all_runs_of_an_array_must_be_done(fake_slurm: Any, submitted: Callable[
     folder.add_job(0, "101")
     runs = [folder.run.parent / name for name in ("a", "b")]
     fake_slurm.queue("101_0|COMPLETED|None|vn1|0:01|1:00|N/A", "101_1|FAILED|None|vn1|0:01|1:00|N/A")
-    (runs[0] / "done.json").write_text("{}")
+    (runs[0] / "done.json").write_text(MARK)
     (runs[1] / "failed.json").write_text('{"error": "no luck"}')
     said: list[str] = []
     assert follow(folder, said.append) is False
@@ -102,7 +109,7 @@ def test_all_runs_of_an_array_must_be_done(fake_slurm: Any, submitted: Callable[
         f"{runs[1]}: failed: no luck",
     ]
     (runs[1] / "failed.json").unlink()
-    (runs[1] / "done.json").write_text("{}")
+    (runs[1] / "done.json").write_text(MARK)
     assert follow(folder, said.append) is True
 
 
@@ -142,10 +149,13 @@ def test_the_verdict_is_that_of_the_files_when_slurm_has_forgotten_the_job(
     assert follow(folder, lambda line: None) is verdict
 
 
-def test_a_controller_that_is_away_ends_it_with_an_error(
-    fake_slurm: Any, submitted: Callable[..., SlurmFolder]
+def test_a_controller_that_is_away_for_long_ends_it_with_an_error(
+    fake_slurm: Any, submitted: Callable[..., SlurmFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(follow_module, "_PATIENCE", 0.3)
     folder = submitted()
     folder.add_job(0, "101")
+    began = time.monotonic()
     with pytest.raises(ClusterError, match="SLURM is not here"):
-        follow(folder, lambda line: None)
+        follow(folder, lambda line: None, every=0.05)
+    assert time.monotonic() - began > 0.3

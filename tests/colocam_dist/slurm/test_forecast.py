@@ -93,7 +93,7 @@ def test_time_is_foretold_by_an_earlier_run(earlier: Path, tiny_shards: Path) ->
 
 
 def test_a_short_run_fits_into_one_job(earlier: Path, tiny_shards: Path) -> None:
-    short = config(tiny_shards, "run.stages=[localizer]", "localizer.epochs=25", "slurm.time=1")
+    short = config(tiny_shards, "run.stages=[localizer]", "localizer.epochs=25", "slurm.time=1", "slurm.warning=10")
     assert forecast(short, earlier)[-1].endswith(
         "about 1 min of training, without CAMs, validation and evaluation: 1 x 1 min"
     )

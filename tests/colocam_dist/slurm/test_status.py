@@ -13,6 +13,9 @@ from colocam_dist.errors import ClusterError
 from colocam_dist.slurm.record import Part, SlurmFolder, add_attempt, attempts_of
 from colocam_dist.slurm.status import counts_of, ending_of, last_metrics, metrics_line, status_lines
 
+MARK = '{"stages": ["classifier", "cams", "localizer", "evaluate"]}'
+
+
 CHAIN = (Part(("classifier",), "done-classifier.json"), Part(("cams", "localizer")))
 STEP = {"stage": "localizer", "kind": "train", "epoch": 2, "step": 40, "loss": 1.23456, "frames_per_s": 1234.5}
 
@@ -45,7 +48,7 @@ def test_a_run_that_runs_its_second_part(fake_slurm: Any, submitted: Callable[..
     for reason in ("time limit", "done"):
         start(folder.run)
         end(folder.run, reason, requeue=reason != "done")
-    (folder.run / "done-classifier.json").write_text("{}")
+    (folder.run / "done-classifier.json").write_text(MARK)
     (folder.run / "metrics.jsonl").write_text(json.dumps(STEP) + '\n{"stage": "loc')
     fake_slurm.queue("102|RUNNING|None|vn[1-2]|12:03|1:00:00|2026-11-25T15:40:37")
     times = [row["time"] for row in attempts_of(folder.run) if row["event"] == "end"]
@@ -64,7 +67,7 @@ def test_runs_of_an_array_are_told_apart(fake_slurm: Any, submitted: Callable[..
     folder = submitted(runs=("a", "b"))
     folder.add_job(0, "101")
     first, second = (folder.run.parent / name for name in ("a", "b"))
-    (first / "done.json").write_text("{}")
+    (first / "done.json").write_text(MARK)
     end(second, "failure: exit code 1", job="101_1")
     (second / "failed.json").write_text('{"error": "no luck"}')
     fake_slurm.queue("101_0|COMPLETED|None|vn1|0:01|1:00|N/A", "101_1|FAILED|NonZeroExitCode|vn2|0:02|1:00|N/A")

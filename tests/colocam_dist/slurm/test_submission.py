@@ -18,6 +18,9 @@ from colocam_dist.slurm import snapshot
 from colocam_dist.slurm.record import DONE, Part, SlurmFolder, Submission
 from colocam_dist.slurm.submission import Order, array_configs, order, order_again, scripts, submit
 
+MARK = '{"stages": ["classifier", "cams", "localizer", "evaluate"]}'
+
+
 STAGES = ("classifier", "cams", "localizer", "evaluate")
 CHAIN = (*(Part((stage,), f"done-{stage}.json") for stage in STAGES[:-1]), Part(STAGES[-1:], DONE))
 
@@ -281,13 +284,35 @@ def test_a_run_with_a_job_that_is_not_over_is_not_submitted_again(
     assert submit(asked(settings, "run.on_exists=resume")) == ["102"]
 
 
-def test_a_part_that_is_queued_again_is_not_done(settings: list[str]) -> None:
+def test_what_is_done_stays_done_and_what_failed_is_forgotten(settings: list[str]) -> None:
     made = asked(settings)
     submit(made)
     for ending in (DONE, "failed.json", "preempted.json"):
-        (made.folder.run / ending).write_text("{}")
+        (made.folder.run / ending).write_text(MARK)
     submit(asked(settings, "run.on_exists=resume"))
-    assert not [path for path in made.folder.run.iterdir() if path.suffix == ".json"]
+    assert [path.name for path in made.folder.run.iterdir() if path.suffix == ".json"] == [DONE]
+
+
+def test_a_name_is_submitted_once(settings: list[str]) -> None:
+    made = asked(settings, arrays=("run.seed=0,1",))
+    submit(made)
+    with pytest.raises(RunError, match="submitted before"):
+        asked(settings, arrays=("run.seed=2,3",))
+    with pytest.raises(ClusterError, match="task of an array"):
+        SlurmFolder.open(Path(made.submission.runs[0]))
+
+
+def test_tasks_of_an_array_have_the_same_resources(settings: list[str]) -> None:
+    with pytest.raises(ConfigError, match="different resources"):
+        asked(settings, arrays=("slurm.nodes=1,2",))
+    with pytest.raises(ConfigError, match="different resources"):
+        asked(settings, arrays=("data.workers=0,1",))
+
+
+@pytest.mark.parametrize("override", ["run.name=b", "run.seed=5", "run.stages=[evaluate]", "run={name: b}"])
+def test_again_is_the_same_run(chain: SlurmFolder, override: str) -> None:
+    with pytest.raises(ConfigError, match="keeps its name, seed and stages"):
+        order_again(chain, [override])
 
 
 @pytest.fixture
@@ -295,7 +320,7 @@ def chain(settings: list[str]) -> SlurmFolder:
     """A submitted chain of four parts, of which the first one is done."""
     made = asked(settings, chain=True)
     submit(made)
-    (made.folder.run / "done-classifier.json").write_text("{}")
+    (made.folder.run / "done-classifier.json").write_text(MARK)
     return made.folder
 
 
@@ -336,7 +361,7 @@ def test_again_may_not_change_what_is_computed(chain: SlurmFolder) -> None:
 
 def test_nothing_is_left_when_all_parts_are_done(chain: SlurmFolder) -> None:
     for part in CHAIN:
-        (chain.run / part.marker).write_text("{}")
+        (chain.run / part.marker).write_text(MARK)
     with pytest.raises(ClusterError, match="nothing is left to do"):
         order_again(chain, [])
 
@@ -346,7 +371,7 @@ def test_a_part_of_an_array_is_queued_again_if_one_run_has_not_done_it(settings:
     submit(made)
     for run, stages in (("a.seed-0", ("classifier", "cams", "localizer")), ("a.seed-1", ("classifier",))):
         for stage in stages:
-            (tmp_path / "runs" / run / f"done-{stage}.json").write_text("{}")
+            (tmp_path / "runs" / run / f"done-{stage}.json").write_text(MARK)
     again = order_again(made.folder, [])
     assert list(again.part_numbers) == [1, 2, 3]
     assert [config.run.seed for config in again.configs] == [0, 1]
