@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab: Lab, whole: Outcome
     assert time.monotonic() - began < whole.seconds + 12 + 10
     assert not lab.processes_of(name)
     log = (lab.folder / f"{name}.log").read_text()
-    assert f"rank {culprit} made no progress for 12 s in classifier, {phase}" in log
+    # Within two seconds of engine.timeout.
+    assert re.search(rf"rank {culprit} made no progress for 1[2-4] s in classifier, {re.escape(phase)}", log)
     assert f"behind the others or silent: rank {culprit}. All ranks" in log
     assert "in strike" in (hung.folder / f"stacks-rank-{culprit}.txt").read_text()
     assert failed(hung)["type"] in ("Hang", "RankLostError")
