@@ -14,7 +14,7 @@ JOB = (
     "JobId=1 JobName=t1.sh UserId=root(0) GroupId=root(0) MCS_label=N/A Priority=4294901759 Nice=0 Account=(null) "
     "QOS=(null) JobState=RUNNING Reason=None Dependency=(null) Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0 "
     "RunTime=00:00:06 TimeLimit=00:05:00 TimeMin=N/A SubmitTime=2026-11-25T15:40:37 PreemptTime=2026-11-25T15:42:18 "
-    "SuspendTime=None Command=/tmp/lab/t1.sh WorkDir=/work/main StdErr=/tmp/a b.out Power= "
+    "SuspendTime=None Command=/scratch/t1.sh WorkDir=/home/me StdErr=/tmp/a b.out Power= "
 )
 
 
@@ -43,8 +43,8 @@ def test_the_fields_of_a_job_are_read() -> None:
         "SubmitTime": "2026-11-25T15:40:37",
         "PreemptTime": "2026-11-25T15:42:18",
         "SuspendTime": "None",
-        "Command": "/tmp/lab/t1.sh",
-        "WorkDir": "/work/main",
+        "Command": "/scratch/t1.sh",
+        "WorkDir": "/home/me",
         "StdErr": "/tmp/a b.out",
         "Power": "",
     }
