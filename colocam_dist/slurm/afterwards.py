@@ -27,7 +27,7 @@ REQUEUE = 85
 """Exit code that tells the batch script to requeue the job: that of a run which was asked to stop."""
 
 FRUITLESS = 3
-"""Failures in a row without a new checkpoint, after which the job is not requeued."""
+"""Failures, or time limits, in a row with the same newest checkpoint, after which the job is not requeued."""
 
 _USER_ERROR, _OUT_OF_MEMORY = 2, 87
 _OF_THE_USER = ("ConfigError", "DataError", "RunError", "WeightsError")
@@ -53,9 +53,14 @@ class Verdict:
 
 
 def decide(
-    code: int, job: Mapping[str, str], earlier: Sequence[Mapping[str, Any]], submission: Submission, *, done: bool,
+    code: int,
+    job: Mapping[str, str],
+    earlier: Sequence[Mapping[str, Any]],
+    submission: Submission,
+    *,
+    done: bool,
     saved: Sequence[str],
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """What became of an attempt, and whether the job goes on.
 
     Args:

@@ -65,13 +65,21 @@ def check_cluster(settings: Slurm, script: str) -> str:
             ).strip()
         except ClusterError as error:
             raise ClusterError(
-                error.what, where=f"partition {settings.partition or '(default)'}", got=error.got,
-                wanted=_offer(settings.partition), fix=error.fix,
-            ) from None  # fmt: skip
+                error.what,
+                where=f"partition {settings.partition or '(default)'}",
+                got=error.got,
+                wanted=_offer(settings.partition),
+                fix=error.fix,
+            ) from None
 
 
 def paths_of(configs: Iterable[Config], python: str) -> list[Path]:
-    """What the ranks must be able to see beside the run's folder: data, weights, CAMs, and Python."""
+    """What the ranks must be able to see beside the run's folder: data, weights, CAMs, and Python with its container.
+
+    Args:
+        configs: of the runs.
+        python: words for a shell that start it, see :func:`~colocam_dist.slurm.batch.ranks_command`.
+    """
     found: dict[Path, None] = {}
     for config in configs:
         places = [config.data.shards, *(part.shards for part in config.data.mix)]
@@ -81,9 +89,10 @@ def paths_of(configs: Iterable[Config], python: str) -> list[Path]:
                 found[path.absolute()] = None
         if config.model.weights not in ("imagenet", "none"):
             found[Path(config.model.weights).expanduser().absolute()] = None
-    program = Path(shlex.split(python)[0])
+    program, *words = map(Path, shlex.split(python))
     if program.is_absolute():
         found[program] = None
+    found |= dict.fromkeys(word for word in words if word.is_absolute() and word.is_file())
     return list(found)
 
 
@@ -128,9 +137,7 @@ def _look(settings: Slurm, place: list[str], paths: list[Path]) -> bool:
     look = 'for path; do [ -e "$path" ] || echo "missing $path on $(uname -n)"; done'
     limits = ["--immediate=3", "--time=1", "--nodes=1", "--ntasks=1", "--chdir=/", "--job-name=colocam-look", "--quiet"]
     try:
-        seen = slurm(
-            "srun", *limits, *place, "sh", "-c", look, "sh", *map(str, paths), timeout=_PROBE_SECONDS
-        )  # fmt: skip
+        seen = slurm("srun", *limits, *place, "sh", "-c", look, "sh", *map(str, paths), timeout=_PROBE_SECONDS)
     except ClusterError as error:
         log.info("it could not be tried whether nodes see the paths of the run: %s", error.got)
         return False
@@ -171,6 +178,8 @@ def _offer(partition: str | None) -> str | None:
         return None
     rows = [line.split("|") for line in table if line.count("|") == 5]
     named = [row for row in rows if row[0] == partition] or rows
-    each = (f"{name}: {nodes} nodes of {cpus} CPUs, {memory} MB, {gpus}, {time} at most"
-            for name, nodes, cpus, memory, gpus, time in named)  # fmt: skip
+    each = (
+        f"{name}: {nodes} nodes of {cpus} CPUs, {memory} MB, {gpus}, {time} at most"
+        for name, nodes, cpus, memory, gpus, time in named
+    )
     return "; ".join(each).replace("(null)", "no GPUs") or None

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from colocam_dist.errors import ClusterError
@@ -83,15 +83,13 @@ def _of_the_job(name: str) -> bool:
 
 
 @contextmanager
-def outside_of_jobs(environment: Mapping[str, str] | None = None) -> Iterator[None]:
+def outside_of_jobs() -> Iterator[None]:
     """Within it, this process looks as if it had not been started inside of a SLURM job.
 
     Else a job that is submitted from inside of another one takes over that one's places, bindings and limits.
     """
-    if "SLURM_JOB_ID" not in (os.environ if environment is None else environment):
-        yield
-        return
-    hidden = {name: value for name, value in os.environ.items() if _of_the_job(name)}
+    inside = "SLURM_JOB_ID" in os.environ
+    hidden = {name: value for name, value in os.environ.items() if inside and _of_the_job(name)}
     for name in hidden:
         del os.environ[name]
     try:

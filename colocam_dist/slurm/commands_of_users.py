@@ -40,7 +40,16 @@ def submit(given: argparse.Namespace) -> int:
 def resume(given: argparse.Namespace) -> int:
     """Submit again what is not done, with the code and the settings of the first submission."""
     folder = SlurmFolder.open(given.run)
-    os.chdir(folder.read().working_folder)
+    place = folder.read().working_folder
+    try:
+        os.chdir(place)
+    except OSError as error:
+        raise ClusterError(
+            "the folder that the run was submitted in cannot be entered",
+            where=place,
+            got=error.strerror,
+            fix="relative paths in the settings start there: bring it back, or submit the run anew",
+        ) from None
     return _submit(order_again(folder, given.overrides), snapshot=given.new_code, follows=given.follow)
 
 

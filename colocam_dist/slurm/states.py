@@ -40,8 +40,11 @@ _MEANINGS = (
     ("Dependency", "it waits for the part before it"),
     ("JobHeldUser", "it is held: scontrol release JOB"),
     ("JobHeldAdmin", "an administrator holds it"),
-    ("launch failed requeued held", "it could not be started on a node, perhaps because the run's folder is not "
-     "visible there; mend that, then scontrol release JOB"),
+    (
+        "launch failed requeued held",
+        "it could not be started on a node, perhaps because the run's folder is not "
+        "visible there; mend that, then scontrol release JOB",
+    ),
     ("job requeued in held state", "it is held: scontrol release JOB"),
     ("PartitionTimeLimit", "slurm.time is longer than the partition allows"),
     ("PartitionNodeLimit", "the partition does not allow so many nodes, or they are down"),
@@ -56,7 +59,7 @@ _MEANINGS = (
     ("QOS", "a limit of the quality of service is reached"),
     ("Assoc", "a limit of the account or of the user is reached"),
     ("MaxCpuPerAccount", "a limit of the account is reached"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

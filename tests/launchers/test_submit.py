@@ -12,6 +12,7 @@ import pytest
 
 from colocam_dist.console import run_console
 from colocam_dist.errors import ClusterError
+from colocam_dist.slurm.record import Part, SlurmFolder, Submission
 from launchers import submit
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +159,11 @@ def test_an_unknown_setting_is_refused_without_a_traceback(without_slurm: Path) 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: 1 problem in the settings\n  - slurm.nodse [command line]: unknown setting")
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_whose_working_folder_is_gone_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = str(tmp_path / "gone")
+    SlurmFolder(tmp_path / "a").write(Submission((str(tmp_path / "a"),), (Part(("classifier",)),), gone, 1, 1, 60))
+    with pytest.raises(ClusterError, match="cannot be entered") as caught:
+        called(monkeypatch, "resume", tmp_path / "a")
+    assert caught.value.where == gone

@@ -135,6 +135,13 @@ def test_everything_that_ranks_read_is_looked_for(tmp_path: Path, monkeypatch: p
     assert paths_of([config("data.shards=s3://x/y")], "apptainer exec image.sif python") == []
 
 
+def test_the_image_of_a_container_is_looked_for_as_well(tmp_path: Path) -> None:
+    image = tmp_path / "image.sif"
+    image.touch()
+    command = f"apptainer exec --bind /no/such:/data {image} python"
+    assert paths_of([config("data.shards=s3://x/y")], command) == [image]
+
+
 def visible(run: Path, *paths: Path, **settings: str) -> bool:
     return check_visible(config(*(f"slurm.{name}={value}" for name, value in settings.items())).slurm, run, paths)
 
