@@ -113,6 +113,8 @@ class Data(Section):
     balance: Literal["none", "class"] = "none"
     epoch_windows: Positive | None = None  # None: as many windows as there are shots
     min_frames: Positive = 1  # shots with fewer frames are left out of training
+    drop_shots: Annotated[int, Field(ge=0)] = 0  # random shots of every class left out of training (paper Table 7)
+    drop_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # which ones; with the same seed, more include fewer
     block_shards: Positive | None = None  # shards in use at a time (for remote data); None: all windows are mixed
     lanes: Positive = 1
     train_split: str = "train"
@@ -193,6 +195,7 @@ class Seeds(Section):
     n_bg: Annotated[int, Field(ge=0)] = 1000
     weighted: bool = True
     dilation: Annotated[int, Field(ge=1, le=31)] = 3  # side of the square, odd; 1 = none
+    temporal_frames: Annotated[int, Field(ge=1, le=64)] = 1  # TCAM: maximum over so many CAMs, the frame's own last
 
     @model_validator(mode="after")
     def _odd(self) -> Seeds:

@@ -31,7 +31,8 @@ class WindowBatch:
         frame_ids_WN: int64 id of the frame that the pixels (and the CAM) come from.
         shot_ids_W: int64.
         substituted_W: bool, True for a window that stands in for the planned one, of which no frame could be read.
-        cams_WNhw: float16 archived maps of whole frames, uncropped, or None.
+        cams_WNhw: float16 archived maps of whole frames, uncropped, or None; each may be the maximum over several
+            frames (:func:`colocam_dist.data.build.temporal_cams`).
         replaced: damaged frames that were replaced in planned windows; those of substitutes belong to the place where
             their own window stands in the plan.
         skipped_shots: shots without an undamaged frame in their window, passed over for the next one in plan order.

@@ -32,7 +32,7 @@ from colocam_dist.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from colocam_dist.data.index import ShotIndex
 
-__all__ = ["MicroTask", "WindowBuilder", "WindowSettings", "open_cams"]
+__all__ = ["MicroTask", "WindowBuilder", "WindowSettings", "open_cams", "temporal_cams"]
 
 _MIN_WINDOWS = 250
 _NAMED = 20
@@ -51,6 +51,7 @@ class WindowSettings:
         flip: mirror half of the frames.
         max_bad: fraction of damaged frames above which reading stops, in [0, 1]; exact rule at the head of the module.
         rules: "full" or "published" (see :mod:`colocam_dist.data.windows`).
+        temporal_frames: archived CAMs that make the one of a frame, >= 1 (see :func:`temporal_cams`).
 
     Raises:
         ConfigError: a setting out of range.
@@ -64,6 +65,7 @@ class WindowSettings:
     flip: bool
     max_bad: float = 0.01
     rules: Rules = "full"
+    temporal_frames: int = 1
 
     def __post_init__(self) -> None:
         if self.n_frames < 1:
@@ -76,6 +78,9 @@ class WindowSettings:
         allowed(1, self.central_fraction)
         if not 1 <= self.crop <= self.resize:
             raise ConfigError("bad size of the crop", where="crop", got=self.crop, wanted=f"1 to resize={self.resize}")
+        if self.temporal_frames < 1:
+            got = self.temporal_frames
+            raise ConfigError("a frame needs a CAM", where="temporal_frames", got=got, wanted="1 or more")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError("bad fraction of damaged frames", where="max_bad", got=self.max_bad, wanted="in [0, 1]")
 
@@ -112,6 +117,31 @@ def open_cams(path: Path, n_frames: int) -> NDArray[np.float16]:
             fix="extract the CAMs from these shards",
         )
     return cams
+
+
+def temporal_cams(
+    cams_Fhw: NDArray[np.float16], frames_WN: NDArray[np.int64], first_W: NDArray[np.int64], n: int
+) -> NDArray[np.float16]:
+    """Maximum over the CAMs of each frame and of the n - 1 frames before it in its shot, pixel by pixel (TCAM).
+
+    The maps are those of whole frames and are not stretched again afterwards (TCAM's public code). Near the start of a
+    shot there are fewer than n; a frame that was damaged when the archive was made has a map of zeros, which never is
+    the maximum.
+
+    Args:
+        cams_Fhw: archived maps by frame id, in [0, 1].
+        frames_WN: frame ids.
+        first_W: id of the first frame of each window's shot.
+        n: maps of a frame, its own included, >= 1; with 1 the result is its own map.
+
+    Returns:
+        float16 [W, N, h, w] in [0, 1].
+    """
+    made_WNhw = cams_Fhw[frames_WN]
+    for back in range(1, n):
+        # At the start of the shot its first frame is taken again, which changes no maximum.
+        np.maximum(made_WNhw, cams_Fhw[np.maximum(frames_WN - back, first_W[:, None])], out=made_WNhw)
+    return made_WNhw
 
 
 @dataclass
@@ -200,7 +230,11 @@ class WindowBuilder:
         if self._cams_path is not None:
             if self._cams is None:
                 self._cams = open_cams(self._cams_path, self._all_frames)
-            batch.cams_WNhw = torch.from_numpy(self._cams[batch.frame_ids_WN.numpy()])
+            first_W = self._first_frame[batch.shot_ids_W.numpy()]
+            frames_WN = batch.frame_ids_WN.numpy()
+            batch.cams_WNhw = torch.from_numpy(
+                temporal_cams(self._cams, frames_WN, first_W, self._settings.temporal_frames)
+            )
         return batch
 
     def promised(self, windows: Windows) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colocam_dist.data.order import Blocks, EpochOrder, Pool
+from colocam_dist.data.rng import generator
 from colocam_dist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class OrderSettings:
 
     Args:
         min_frames: shots with fewer frames are left out, >= 1.
+        drop_shots: of the others, so many of every class are left out at random, >= 0 (paper Table 7). Classes are
+            counted over all joined data sets together.
+        drop_seed: which ones. With the same seed, those left out for a larger number include those for a smaller one.
         balance: "class" gives every class of a data set the same number of windows; "none" every shot.
         weights: share of each joined data set in the windows, > 0; None shares by the number of shots.
         windows: windows per epoch, >= 1; None = the number of shots.
@@ -36,6 +40,8 @@ class OrderSettings:
     """
 
     min_frames: int = 1
+    drop_shots: int = 0
+    drop_seed: int = 0
     balance: Literal["none", "class"] = "none"
     weights: tuple[float, ...] | None = None
     windows: int | None = None
@@ -56,7 +62,7 @@ def epoch_order(index: ShotIndex, settings: OrderSettings, *, seed: int, global_
 
     Raises:
         ConfigError: settings that contradict each other or the data.
-        DataError: no shot is long enough.
+        DataError: no shot is long enough, or a class would have none left.
     """
     eligible = np.flatnonzero(index.shots.n_frames >= settings.min_frames).astype(np.int32)
     if not len(eligible):
@@ -69,6 +75,8 @@ def epoch_order(index: ShotIndex, settings: OrderSettings, *, seed: int, global_
     if len(eligible) < len(index.shots):
         left_out = len(index.shots) - len(eligible)
         _log.info("%d of %d shots have fewer than %d frames", left_out, len(index.shots), settings.min_frames)
+    if settings.drop_shots:
+        eligible = _without_dropped(index, eligible, settings)
     pools = _pools(index, eligible, settings)
     return EpochOrder(pools, seed, _blocks(index, settings, global_batch))
 
@@ -80,6 +88,35 @@ def shares(total: int, weights: Sequence[float] | NDArray[np.float64]) -> list[i
     missing = total - int(parts.sum())
     parts[np.argsort(-(exact - parts), kind="stable")[:missing]] += 1
     return [int(part) for part in parts]
+
+
+def _without_dropped(index: ShotIndex, eligible: NDArray[np.int32], settings: OrderSettings) -> NDArray[np.int32]:
+    """``eligible`` without ``drop_shots`` random shots of every class, in ascending order."""
+    labels = index.shots.label[eligible]
+    classes, sizes = np.unique(labels, return_counts=True)
+    too_small = sizes <= settings.drop_shots
+    if too_small.any():
+        named = zip(classes[too_small].tolist(), sizes[too_small].tolist(), strict=True)
+        raise DataError(
+            "leaving out shots would leave a class without any",
+            where=f"{index.location}, split {index.split}",
+            got=", ".join(f"{index.classes[label]} has {size}" for label, size in named),
+            wanted=f"more than {settings.drop_shots} (data.drop_shots) in every class",
+            fix=f"lower data.drop_shots to {int(sizes.min()) - 1}, or build shards without these classes",
+        )
+    # One number per shot id, whatever the other settings are: the shots with the smallest ones go first.
+    number = generator(settings.drop_seed, 0, 0, "drop").random(len(index.shots))[eligible]
+    by_class = eligible[np.lexsort((number, labels))]
+    place_in_class = np.arange(len(eligible)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = np.sort(by_class[place_in_class >= settings.drop_shots])
+    _log.info(
+        "%d of %d shots are left out at random, %d of each class (data.drop_seed=%d)",
+        len(eligible) - len(kept),
+        len(eligible),
+        settings.drop_shots,
+        settings.drop_seed,
+    )
+    return kept
 
 
 def _pools(index: ShotIndex, eligible: NDArray[np.int32], settings: OrderSettings) -> tuple[Pool, ...]:
@@ -95,7 +132,7 @@ def _pools(index: ShotIndex, eligible: NDArray[np.int32], settings: OrderSetting
             raise ConfigError(
                 "data sets and weights do not match",
                 where="data.mix",
-                got=f"{len(settings.weights)} weights, {len(sources)} data sets with shots that are long enough",
+                got=f"{len(settings.weights)} weights, {len(sources)} data sets with shots to train on",
                 wanted=f"{n_sources} of both",
             )
         weights = list(settings.weights)

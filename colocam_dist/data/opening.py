@@ -69,6 +69,8 @@ def order_settings(data: Data) -> OrderSettings:
     """How the windows of an epoch are chosen and ordered."""
     return OrderSettings(
         min_frames=data.min_frames,
+        drop_shots=data.drop_shots,
+        drop_seed=data.drop_seed,
         balance=data.balance,
         weights=(data.weight, *(part.weight for part in data.mix)) if data.mix else None,
         windows=data.epoch_windows,

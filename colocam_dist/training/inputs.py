@@ -18,8 +18,9 @@ from colocam_dist.losses import (
     PartialCrossEntropySettings,
     SizeBarrierSettings,
 )
+from colocam_dist.seeds import SeedSettings
 
-__all__ = ["loss_settings", "training_stream", "window_settings"]
+__all__ = ["loss_settings", "seed_settings", "training_stream", "window_settings"]
 
 
 def training_stream(
@@ -51,7 +52,13 @@ def window_settings(config: Config, *, n_frames: int) -> WindowSettings:
         flip=data.flip,
         max_bad=data.max_bad,
         rules=data.window_rules,
+        temporal_frames=config.localizer.seeds.temporal_frames,
     )
+
+
+def seed_settings(config: Config) -> SeedSettings:
+    """How seeds are drawn from the CAMs that come with the windows."""
+    return SeedSettings(**config.localizer.seeds.model_dump(exclude={"temporal_frames"}))
 
 
 def loss_settings(config: Config) -> LossSettings:

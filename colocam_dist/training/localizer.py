@@ -17,9 +17,9 @@ from colocam_dist.inference.score import Scorer
 from colocam_dist.losses import Counts, LocalizationLoss
 from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Localizer
-from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
+from colocam_dist.seeds import pixel_noise, sample_seeds
 from colocam_dist.training.batches import stage_batch
-from colocam_dist.training.inputs import loss_settings, training_stream
+from colocam_dist.training.inputs import loss_settings, seed_settings, training_stream
 from colocam_dist.training.optimizer_step import LossModule
 from colocam_dist.training.schedule import build_sgd
 
@@ -37,7 +37,7 @@ class LocalizerLoss(LossModule):
         self.model: Localizer = model
         self.loss = loss
         self.workers = workers
-        self.seeds = SeedSettings(**config.localizer.seeds.model_dump())
+        self.seeds = seed_settings(config)
         self.seed = config.run.seed
         self.resize, self.crop = config.data.resize, config.data.crop
         self.epoch = self.step = 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from colocam_dist.data.frames import FrameReader, resize
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.order import uniform
 from colocam_dist.data.plan import Plan
+from colocam_dist.data.windows import Scheme
 from colocam_dist.errors import ConfigError, DataError
 
 MakeIndex = Callable[..., ShotIndex]
@@ -174,6 +176,32 @@ def test_cams_follow_the_frames(make_index: MakeIndex, damage: Damage, tmp_path:
         made.close()
 
 
+@pytest.mark.parametrize("temporal", [1, 2, 3, 40])
+@pytest.mark.parametrize("sampling", ["adjacent", "interval"])
+def test_cams_are_the_maximum_over_the_frame_and_those_before_it_in_its_shot(
+    make_index: MakeIndex, damage: Damage, tmp_path: Path, temporal: int, sampling: Scheme
+) -> None:
+    index = make_index(LENGTHS)
+    cams = np.random.default_rng(1).random((25, 3, 5)).astype(np.float16)
+    damage(index, [5, 13, 14, 15, 16])
+    cams[[5, 13, 14, 15, 16]] = 0  # what the archive has for damaged frames
+    path = tmp_path / "cams.npy"
+    np.save(path, cams)
+    # The central part of a shot is where windows lie; frames before it belong to the shot as well.
+    settings = replace(SETTINGS, n_frames=3, sampling=sampling, central_fraction=0.6, temporal_frames=temporal)
+    builder, plan = make(index, settings, cams=path)
+    batch = builder(task(*(place_of(shot, plan) for shot in (0, 1, 2, 3, 4))))
+    assert batch.cams_WNhw is not None
+    assert batch.substituted_W.tolist() == [False, False, True, False, False]
+    for w, k in np.ndindex(5, 3):
+        frame, first = int(batch.frame_ids_WN[w, k]), FIRST[int(batch.shot_ids_W[w])]
+        expected = np.zeros((3, 5), np.float16)
+        for other in range(first, frame + 1):
+            if other > frame - temporal:
+                expected = np.where(cams[other] > expected, cams[other], expected)
+        assert (batch.cams_WNhw[w, k].numpy() == expected).all()
+
+
 def test_builder_is_small_when_sent_to_a_worker(make_index: MakeIndex, tmp_path: Path) -> None:
     index = make_index([40, 60])
     path = tmp_path / "cams.npy"
@@ -212,6 +240,7 @@ def test_foreign_archives_are_refused(
         {"max_bad": -0.1},
         {"max_bad": 1.1},
         {"rules": "ours"},
+        {"temporal_frames": 0},
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, object]) -> None:

@@ -39,6 +39,65 @@ def test_short_shots_are_left_out(index: ShotIndex) -> None:
         counts(index, OrderSettings(min_frames=13))
 
 
+def dropped(index: ShotIndex, **settings: int) -> list[int]:
+    long_enough = index.shots.n_frames >= settings.get("min_frames", 1)
+    return np.flatnonzero((counts(index, OrderSettings(**settings)) == 0) & long_enough).tolist()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_dropped_shots_are_nested_and_so_many_of_each_class(index: ShotIndex, seed: int) -> None:
+    fewer: list[int] = []
+    for number in range(3):
+        more = dropped(index, drop_shots=number, drop_seed=seed)
+        assert set(fewer) <= set(more)
+        assert np.bincount(index.shots.label[more], minlength=3).tolist() == [number] * 3
+        fewer = more
+
+
+def test_which_shots_are_dropped_depends_on_the_seed_and_not_on_the_epoch(index: ShotIndex) -> None:
+    assert len({tuple(dropped(index, drop_shots=2, drop_seed=seed)) for seed in range(8)}) > 4
+    assert counts(index, OrderSettings(drop_shots=2)).tolist() == counts(index, OrderSettings(drop_shots=2), 1).tolist()
+
+
+def test_every_shot_of_a_class_is_dropped_equally_often(index: ShotIndex) -> None:
+    times = np.bincount([shot for seed in range(600) for shot in dropped(index, drop_shots=1, drop_seed=seed)])
+    expected = 600 / np.bincount(index.shots.label)[index.shots.label]
+    assert (np.abs(times - expected) < 4 * np.sqrt(expected)).all()
+
+
+def test_short_shots_do_not_count_as_dropped_nor_change_the_order(index: ShotIndex) -> None:
+    for seed in range(20):
+        first = dropped(index, drop_shots=1, drop_seed=seed)
+        second = set(dropped(index, drop_shots=2, drop_seed=seed)) - set(first)
+        short = index.shots.n_frames < 3  # two of the first class
+        found = dropped(index, drop_shots=1, drop_seed=seed, min_frames=3)
+        assert index.shots.label[found].tolist().count(0) == 1
+        assert {shot for shot in first if not short[shot]} <= set(found)
+        in_place = {shot for shot in second if not short[shot] and shot % 3 == 0 and short[first].any()}
+        assert in_place <= set(found)
+        assert len(found) == 3
+
+
+def test_a_class_must_keep_a_shot(index: ShotIndex, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(DataError, match=r"got: c has 3\n.*more than 3 \(data.drop_shots\)(.|\n)*drop_shots to 2, or"):
+        counts(index, OrderSettings(drop_shots=3))
+    with pytest.raises(DataError, match="got: a has 4, b has 4, c has 3"):
+        counts(index, OrderSettings(drop_shots=100))
+    with pytest.raises(DataError, match="got: a has 2\n"):  # two are too short
+        counts(index, OrderSettings(drop_shots=2, min_frames=3))
+    with caplog.at_level("INFO"):
+        counts(index, OrderSettings(drop_shots=2, drop_seed=4))
+    assert "6 of 11 shots are left out at random, 2 of each class (data.drop_seed=4)" in caplog.text
+
+
+def test_dropped_shots_are_counted_over_joined_data_sets(index: ShotIndex) -> None:
+    joined = of_two_sources(index, 8)
+    assert dropped(joined, drop_shots=2) == dropped(index, drop_shots=2)
+    drawn = counts(joined, OrderSettings(drop_shots=1, weights=(1.0, 1.0), balance="class", windows=24))
+    assert np.flatnonzero(drawn == 0).tolist() == dropped(index, drop_shots=1)
+    assert (drawn[:8].sum(), drawn[8:].sum()) == (12, 12)
+
+
 def test_classes_get_equal_numbers_of_windows(index: ShotIndex) -> None:
     per_epoch = [counts(index, OrderSettings(balance="class", windows=12), epoch) for epoch in range(3)]
     for drawn in per_epoch:

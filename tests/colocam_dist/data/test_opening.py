@@ -26,8 +26,10 @@ def test_the_training_split_takes_in_what_is_mixed(tiny_shards: Path, tmp_path: 
 
 
 def test_without_a_mix_there_are_no_weights(tiny_shards: Path) -> None:
-    data = config(f"data.shards={tiny_shards}", "data.min_frames=3", "data.block_shards=2", "data.lanes=4").data
+    words = ["data.min_frames=3", "data.block_shards=2", "data.lanes=4", "data.drop_shots=5", "data.drop_seed=6"]
+    data = config(f"data.shards={tiny_shards}", *words).data
     settings = order_settings(data)
+    assert (settings.drop_shots, settings.drop_seed) == (5, 6)
     assert (settings.weights, settings.windows) == (None, None)
     assert (settings.min_frames, settings.block_shards, settings.lanes) == (3, 2, 4)
     assert len(open_training(data).shots) == 21

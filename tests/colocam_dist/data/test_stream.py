@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,28 @@ def test_global_batches_do_not_depend_on_ranks_and_workers(
     finally:
         for stream in streams:
             stream.close()
+
+
+def test_maxima_of_cams_do_not_depend_on_ranks_workers_and_interruptions(index: ShotIndex, tmp_path: Path) -> None:
+    cams = tmp_path / "cams.npy"
+    np.save(cams, np.random.default_rng(0).random((index.n_frames, 3, 5)).astype(np.float16))
+
+    def stream(temporal: int = 3, rank: int = 0, world: int = 1, workers: int = 0) -> WindowStream:
+        settings = dataclasses.replace(SETTINGS, n_frames=1, temporal_frames=temporal)
+        plan = Plan(uniform(11, 3), 4)
+        return WindowStream(index, plan, settings, place=Place(rank, world), workers=workers, cams=cams)
+
+    expected = digests(stream())
+    assert expected != digests(stream(temporal=1))
+    broken_off = stream()
+    assert digest(parts(next(iter(broken_off)))) == expected[0]
+    for ranks, workers in ((1, 0), (2, 1), (4, 0)):
+        streams = [stream(rank=rank, world=ranks, workers=workers) for rank in range(ranks)]
+        for each in streams:
+            each.load_state_dict(broken_off.state_dict())
+        assert global_digests(streams) == expected[1:]
+        for each in streams:
+            each.close()
 
 
 def test_shards_made_by_the_writer(tiny_shards: Path) -> None:

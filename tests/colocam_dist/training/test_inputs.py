@@ -17,7 +17,7 @@ from colocam_dist.losses import (
     SizeBarrierSettings,
 )
 from colocam_dist.seeds import SeedSettings
-from colocam_dist.training.inputs import loss_settings, window_settings
+from colocam_dist.training.inputs import loss_settings, seed_settings, window_settings
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,18 @@ from colocam_dist.training.inputs import loss_settings, window_settings
     ids=lambda value: type(value).__name__,
 )
 def test_defaults_stand_in_two_places_and_agree(section: BaseModel, room: Any) -> None:
-    assert section.model_dump() == vars(room)
+    elsewhere = {"temporal_frames"}  # of WindowSettings: neighboring maps are read with the windows
+    assert section.model_dump(exclude=elsewhere) == vars(room)
 
 
 def test_settings_of_a_run_reach_the_rooms() -> None:
     config = load(None, ["data.shards=x", "localizer.loss.colocalization.weight=3", "data.n_frames=6"])
     assert loss_settings(config) == LossSettings(colocalization=ColocalizationSettings(weight=3))
-    assert window_settings(config, n_frames=config.data.n_frames).n_frames == 6
+    windows = window_settings(config, n_frames=config.data.n_frames)
+    assert (windows.n_frames, windows.temporal_frames) == (6, 1)
+
+
+def test_settings_of_seeds_reach_two_rooms() -> None:
+    config = load(None, ["data.shards=x", "localizer.seeds={n_fg: 7, temporal_frames: 3}"])
+    assert seed_settings(config) == SeedSettings(n_fg=7)
+    assert window_settings(config, n_frames=1).temporal_frames == 3
