@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,9 @@ from pydantic import BaseModel, ValidationError
 from colocam_dist.config.schema import Config
 from colocam_dist.errors import ConfigError
 
-__all__ = ["dump", "load", "setting_names"]
+__all__ = ["dump", "load", "load_model", "read_yaml", "setting_names"]
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 
 def _without_base_60(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
@@ -43,7 +45,12 @@ def load(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
         ConfigError: one error that lists every unknown key (with the nearest valid names), every wrong type and
             every contradiction between settings.
     """
-    merged = {} if path is None else _read_yaml(Path(path))
+    return load_model(Config, path, overrides)
+
+
+def load_model(model: type[_Settings], path: Path | str | None, overrides: Sequence[str] = ()) -> _Settings:
+    """:func:`load` for any other model of settings."""
+    merged = {} if path is None else read_yaml(Path(path))
     origin = dict.fromkeys(_leaves(merged), f"{path}")
     problems: list[str] = []
     for override in overrides:
@@ -61,16 +68,17 @@ def load(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
             problems.append(f"{name} [command line]: {clash}")
         origin[name.strip()] = "command line"
     try:
-        config = Config.model_validate(merged)
+        checked = model.model_validate(merged)
     except ValidationError as error:
-        problems += [_describe(detail, origin, str(path or "defaults")) for detail in error.errors()]
+        names = list(setting_names(model))
+        problems += [_describe(detail, origin, str(path or "defaults"), names) for detail in error.errors()]
         raise _failure(problems, path) from None
     if problems:
         raise _failure(problems, path)
-    return config
+    return checked
 
 
-def dump(config: Config) -> str:
+def dump(config: BaseModel) -> str:
     """The configuration as YAML that :func:`load` turns back into an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
@@ -84,7 +92,12 @@ def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
             yield from setting_names(annotation, f"{prefix}{name}.")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a file of settings, unchecked.
+
+    Raises:
+        ConfigError: it cannot be read, or is not a mapping.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -125,14 +138,14 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{name}.")
 
 
-def _describe(detail: Any, origin: Mapping[str, str], path: str) -> str:
+def _describe(detail: Any, origin: Mapping[str, str], path: str, names: Sequence[str]) -> str:
     location = [str(part) for part in detail["loc"]]
     name = ".".join(location)
     parents = [".".join(location[:depth]) for depth in range(len(location), 0, -1)]
     children = [key for key in origin if key.startswith(f"{name}.") or not name]
     place = next((origin[key] for key in [*parents, *reversed(children)] if key in origin), path)
     if detail["type"] == "extra_forbidden":
-        return f"{name} [{place}]: unknown setting{_nearest(name)}"
+        return f"{name} [{place}]: unknown setting{_nearest(name, names)}"
     if detail["type"] == "missing":
         return f"{name} [{place}]: required setting is missing"
     message = detail["msg"].removeprefix("Value error, ")
@@ -141,8 +154,7 @@ def _describe(detail: Any, origin: Mapping[str, str], path: str) -> str:
     return f"{name} [{place}]: {message}{suffix}" if name else f"{message} [{place}]"
 
 
-def _nearest(name: str) -> str:
-    names = list(setting_names())
+def _nearest(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
     leaf = name.rsplit(".", 1)[-1]
     close += [n for n in names if n.rsplit(".", 1)[-1] == leaf and n not in close]

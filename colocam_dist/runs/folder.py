@@ -24,7 +24,7 @@ from colocam_dist.config import Config, dump, load
 from colocam_dist.errors import RunError
 from colocam_dist.files import write_atomically
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "differences", "what_is_computed"]
 
 
 class RunFolder:
@@ -107,14 +107,7 @@ class RunFolder:
 
     def _check_same(self, config: Config) -> None:
         """Resuming may change where and on what a run works, never what it computes."""
-        free = {"run", "engine", "log", "checkpoint", "slurm", "fault"}
-        old = load(self.config_path).model_dump(mode="json", exclude=free)
-        new = config.model_dump(mode="json", exclude=free)
-        for settings, whole in ((old, load(self.config_path)), (new, config)):
-            settings["run"] = {"seed": whole.run.seed}
-            for how in ("workers", "remote"):  # not what is read
-                settings["data"].pop(how)
-        changed = sorted(_differences(old, new))
+        changed = sorted(differences(what_is_computed(load(self.config_path)), what_is_computed(config)))
         if changed:
             raise RunError(
                 "the run to resume has other settings",
@@ -124,8 +117,18 @@ class RunFolder:
             )
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+def what_is_computed(config: Config) -> dict[str, Any]:
+    """The settings on which the results of a run depend, without those of where and on what it works."""
+    settings = config.model_dump(mode="json", exclude={"run", "engine", "log", "checkpoint", "slurm", "fault"})
+    settings["run"] = {"seed": config.run.seed}
+    for how in ("workers", "remote"):  # not what is read
+        settings["data"].pop(how)
+    return settings
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Names of the settings that differ, each with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = old.keys() | new.keys()
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+        return [d for key in keys for d in differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
     return [] if old == new else [f"{name} ({old} -> {new})"]

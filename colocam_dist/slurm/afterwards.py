@@ -29,6 +29,9 @@ REQUEUE = 85
 FRUITLESS = 3
 """Failures, or time limits, in a row with the same newest checkpoint, after which the job is not requeued."""
 
+_SAVED = ("checkpoints/*/latest.json", "*/*/checkpoints/*/latest.json", "records/*/end.json")
+"""Where new checkpoints are seen: of a run, or of the runs of a study; and which of these are over."""
+
 _USER_ERROR, _OUT_OF_MEMORY = 2, 87
 _OF_THE_USER = ("ConfigError", "DataError", "RunError", "WeightsError")
 _KILLED_EARLY = (128 + 15, 128 + 10, 128 + 12)  # TERM, USR1, USR2 before a rank could note them
@@ -166,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = fields_of(given.job)
     known = {"event": "end", "part": part.name, "job": given.id}  # a resumed run has another job, with its own limits
     ends = [row for row in attempts_of(run) if known.items() <= row.items()]
-    saved = sorted(path.read_text() for path in run.glob("checkpoints/*/latest.json"))
+    saved = sorted(path.read_text() for pattern in _SAVED for path in run.glob(pattern))
     verdict = decide(_blamed(given.code, run), job, ends, submission, done=part.is_done(run), saved=saved)
     add_attempt(
         run, {**known, "code": given.code, "reason": verdict.reason, "requeue": verdict.requeue, "saved": saved}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,24 @@ __all__ = ["code_facts", "take_snapshot"]
 _PACKAGE = Path(colocam_dist.__file__).parent
 
 
-def take_snapshot(folder: Path) -> None:
-    """Copy the package to ``folder``, which then is fit for PYTHONPATH; an older copy there is replaced as a whole."""
+def take_snapshot(folder: Path, packages: Sequence[str] = (_PACKAGE.name,)) -> None:
+    """Copy packages to ``folder``, which then is fit for PYTHONPATH; an older copy there is replaced as a whole.
+
+    Args:
+        folder: where to.
+        packages: names of the project's packages.
+    """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     former = folder.with_name(f".{folder.name}.{os.getpid()}.former")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.copytree(
-            _PACKAGE, partial / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", ".*"), symlinks=False
-        )
+        for name in packages:
+            shutil.copytree(
+                _PACKAGE.parent / name,
+                partial / name,
+                ignore=shutil.ignore_patterns("__pycache__", ".*"),
+                symlinks=False,
+            )
         if folder.exists():
             folder.rename(former)
         partial.rename(folder)

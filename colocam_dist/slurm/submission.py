@@ -199,7 +199,7 @@ def scripts(asked: Order) -> list[str]:
     return [batch_script(one, tasks) for one in made]
 
 
-def submit(asked: Order, *, snapshot: bool = True) -> list[str]:
+def submit(asked: Order, *, snapshot: bool = True, look: bool = True) -> list[str]:
     """Check with SLURM, write everything down, queue; returns the jobs of the parts.
 
     Nothing new stays behind if something is refused.
@@ -207,6 +207,7 @@ def submit(asked: Order, *, snapshot: bool = True) -> list[str]:
     Args:
         asked: see :func:`order`.
         snapshot: copy the code; False keeps the copy of an earlier submission.
+        look: try from a node whether it sees the paths of the run.
 
     Raises:
         ClusterError: SLURM is not here or refuses, or nodes do not see the run, or it has jobs that are not over.
@@ -218,7 +219,7 @@ def submit(asked: Order, *, snapshot: bool = True) -> list[str]:
         runs = [Path(run) for run in asked.submission.runs]
         _check_idle([folder, *(SlurmFolder(run) for run in runs)])
         python = ranks_command(first.slurm, asked.submission.working_folder)
-        if check_visible(first.slurm, folder.run, paths_of(asked.configs, python)):
+        if look and check_visible(first.slurm, folder.run, paths_of(asked.configs, python)):
             log.info("a node sees the paths of the run")
         new = [path for path in {folder.run, *runs} if not path.exists()]
         try:

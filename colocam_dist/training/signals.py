@@ -14,14 +14,15 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["LAUNCHER_PID", "StopRequests", "launchers_above"]
+__all__ = ["LAUNCHER_PID", "StopRequests", "launchers_above", "watch_launchers"]
 
 LAUNCHER_PID = "COLOCAM_LAUNCHER_PID"
-"""Environment variable in which the supervisor tells its ranks its process id."""
+"""Environment variable in which a process tells those that it starts its id: they leave when it ends."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _LAUNCHERS = (b"deepspeed", b"torchrun", b"torch.distributed.run", b"torch/distributed/run")
@@ -45,9 +46,7 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        above = launchers_above()
-        if above:
-            threading.Thread(target=self._watch, args=(above,), name="watch-launchers", daemon=True).start()
+        watch_launchers(self.ask, self._ended)
         return self
 
     def __exit__(
@@ -65,12 +64,20 @@ class StopRequests:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.ask(signal.Signals(number).name)
 
-    def _watch(self, above: dict[int, str]) -> None:
-        while not self._ended.wait(_LOOK_EVERY):
+
+def watch_launchers(ask: Callable[[str], None], over: threading.Event) -> None:
+    """Call `ask` with a reason when a launcher above this process ends, unless it is over before."""
+    above = launchers_above()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_EVERY):
             gone = [name for pid, name in above.items() if not _lives(pid)]
             if gone:
-                self.ask(f"end of {gone[0]}")
+                ask(f"end of {gone[0]}")
                 return
+
+    if above:
+        threading.Thread(target=watch, name="watch-launchers", daemon=True).start()
 
 
 def launchers_above() -> dict[int, str]:

@@ -14,8 +14,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from colocam_dist.errors import ConfigError
 from colocam_dist.files import sync_folder
 from colocam_dist.training.batches import stage_batch, trained_stages
 from colocam_dist.training.rank_processes import Ended, RankProcesses, SignalInbox
+from colocam_dist.training.signals import watch_launchers
 
 __all__ = ["Supervisor", "accumulations_left", "supervise"]
 
@@ -101,7 +104,7 @@ class Supervisor:
         """Start ranks until the run is done or cannot go on; returns the exit code, 0 = ``done.json`` was written."""
         done_before = _stamps(self._folder, "done.json")
         failure: _Failure | None = None
-        with SignalInbox() as inbox:
+        with SignalInbox() as inbox, _as_long_as_its_launcher():
             while True:
                 saved_before = self._saved()
                 with RankProcesses(self._command, self._wanted.ranks) as processes:
@@ -174,6 +177,22 @@ class Supervisor:
             sync_folder(self._folder)
         except OSError as error:
             log.warning("restarts.jsonl cannot be written: %s", error.strerror)
+
+
+@contextmanager
+def _as_long_as_its_launcher() -> Iterator[None]:
+    """Within it, the end of what started the supervisor is like a TERM."""
+    over = threading.Event()
+
+    def ask(reason: str) -> None:
+        log.warning("%s: the run is to save and leave", reason)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watch_launchers(ask, over)
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""From the folder of a study to what it has found."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from colocam_dist.config import Config, dump
+from colocam_dist.slurm.record import attempts_of
+from tune.folder import Record
+from tune.results import EpochRow, SharedStage, StudyResult, TrialResult, TrialState
+from tune.running import OpenStudy
+from tune.space import Point
+
+__all__ = ["RULE", "best_settings", "collect"]
+
+RULE = (
+    "CorLoc (percent) on the validation split, at the one threshold that is best there for all of its frames, "
+    "of the best epoch"
+)
+
+
+def collect(study: OpenStudy, *, command: str = "", finished: bool = False) -> StudyResult:
+    """What the study has found so far.
+
+    Args:
+        study: whose folder is read.
+        command: the last command line.
+        finished: whether the search is at its end.
+    """
+    settings = study.file.study
+    records = study.folder.records("trial")
+    trials = [_trial(record, number, study) for number, record in enumerate(records, start=1)]
+    users = Counter(trial.shared for trial in trials)
+    shared = [_shared(record, study, users[record.id]) for record in study.folder.records("classifier")]
+    sessions = study.folder.sessions()
+    scheduler = settings.scheduler
+    details = {
+        "asha": f", grace {scheduler.grace}, reduction {scheduler.reduction:g}",
+        "median": f", grace {scheduler.grace}, from {scheduler.min_trials} trials on",
+        "pbt": f", every {scheduler.every} epochs, quantile {scheduler.quantile:g}",
+    }
+    return StudyResult(
+        name=settings.name,
+        folder=study.folder.path,
+        rule=RULE,
+        dimensions={name: _axis(study, name) for name in study.space.dimensions},
+        seeds=settings.seeds,
+        trials=trials,
+        shared=shared,
+        wall_seconds=sum(session["seconds"] for session in sessions),
+        sessions=len(sessions),
+        command=command or (sessions[-1].get("command", "") if sessions else ""),
+        caveats=study.file.config().data.caveats,
+        versions={
+            **{name: version(name) for name in ("colocam-dist", "torch", "ray")},
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+        },
+        finished=finished,
+        scheduler=scheduler.name + details.get(scheduler.name, ""),
+        search=settings.search + (f", {settings.samples} points" if settings.samples else ""),
+    )
+
+
+def _axis(study: OpenStudy, name: str) -> Sequence[Any]:
+    one = study.space.dimensions[name]
+    if one.range is None:
+        return list(one.values.values())
+    return [one.range.low, one.range.high, "log" if one.range.log else "linear"]
+
+
+def _trial(record: Record, number: int, study: OpenStudy) -> TrialResult:
+    facts, end = record.facts, record.end or {}
+    rows = record.rows("localizer")
+    if not facts["epochs"]:
+        source = study.folder.classifier(facts["shared"]) if facts["shared"] else record
+        best = max(source.rows("classifier"), key=lambda row: row["corloc"], default=None)
+        rows = [] if best is None else [{**best, "epoch": 0}]
+    seconds, attempts = _seconds(record)
+    metrics = record.run / "metrics.json"
+    return TrialResult(
+        id=record.id,
+        number=number,
+        point=facts["shown"],
+        seed=facts["seed"],
+        state=_state(record, attempts),
+        epochs=[EpochRow(row["epoch"], row["corloc"], row["classification"]) for row in rows],
+        total_epochs=rows[-1]["epoch"] if end.get("replaced") and rows else facts["epochs"],
+        seconds=seconds,
+        gpu_hours=seconds / 3600 * _gpus(study),
+        shared=facts["shared"],
+        test=json.loads(metrics.read_text()) if metrics.is_file() else None,
+        error=end.get("error"),
+        traceback=end.get("traceback") or None,
+        attempts=max(1, attempts),
+        run=record.run,
+    )
+
+
+def _shared(record: Record, study: OpenStudy, trials: int) -> SharedStage:
+    seconds, _ = _seconds(record)
+    rows = record.rows("classifier")
+    return SharedStage(
+        key=record.id,
+        encoder=record.facts["encoder"],
+        seconds=seconds,
+        gpu_hours=seconds / 3600 * _gpus(study),
+        corloc=max((row["corloc"] for row in rows), default=None),
+        trials=trials,
+    )
+
+
+def _state(record: Record, attempts: int) -> TrialState:
+    if (record.run / "done.json").is_file():
+        return "finished"
+    end = record.end
+    if end is not None:
+        return "stopped" if end["state"] == "stopped" else "failed"
+    return "running" if attempts else "waiting"
+
+
+def _gpus(study: OpenStudy) -> float:
+    if study.file.study.executor != "slurm":
+        return study.file.study.resources.gpus
+    settings = study.file.config().slurm
+    return float(settings.nodes * settings.gpus_per_node)
+
+
+def _seconds(record: Record) -> tuple[float, int]:
+    """Time that processes of a run took in all, and how often they were started; a job that waits takes none."""
+    rows: list[Mapping[str, Any]] = [*record.attempts()]
+    rows += [{**row, "time": _epoch_seconds(row["time"])} for row in attempts_of(record.run)]
+    files = [path for path in (record.run / "metrics.jsonl", record.log) if path.exists()]
+    last_sign = max((path.stat().st_mtime for path in files), default=0.0)  # of those whose end nobody saw
+    total, began, starts = 0.0, None, 0
+    for row in sorted(rows, key=lambda row: row["time"]):
+        if row["event"] == "start":
+            starts += 1
+            if began is not None:
+                total += max(0.0, min(last_sign, row["time"]) - began)
+            began = row["time"]
+        elif began is not None:
+            total += row["time"] - began
+            began = None
+    if began is not None:
+        total += max(0.0, last_sign - began)
+    restarts = record.run / "restarts.jsonl"
+    return total, starts + (len(restarts.read_text().splitlines()) if restarts.is_file() else 0)
+
+
+def _epoch_seconds(text: str) -> float:
+    offset = (int(text[-5:-2]) * 3600 + int(text[-5] + text[-2:]) * 60) if text[-5] in "+-" else 0
+    return calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) - offset
+
+
+def best_settings(study: OpenStudy, trial: TrialResult) -> str:
+    """A recipe as YAML that trains the best point by itself, its classifier included; head lines say what it is."""
+    point: Point = study.folder.trial(trial.id).facts["point"]
+    config: Config = study.space.config(point)
+    place = {"name": f"{study.file.study.name}-best", "folder": "runs"}
+    config = config.model_copy(update={"run": config.run.model_copy(update=place)})
+    best = trial.best
+    figure = "" if best is None else f"# Its {RULE}: {best.corloc:.1f} (epoch {best.epoch}, seed {trial.seed}).\n"
+    shown = ", ".join(f"{name} {value}" for name, value in trial.point.items())
+    if study.folder.trial(trial.id).facts["parent"] is not None:
+        figure += "# It went on with the weights of other trials, so that this recipe alone does not repeat it.\n"
+    return f"# The best point of the study {study.file.study.name}: {shown}.\n{figure}{dump(config)}"

@@ -1,0 +1,129 @@
+"""Ray as a study needs it: quiet, private, and gone when the study is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import psutil
+
+from colocam_dist.errors import ClusterError
+from colocam_dist.files import write_atomically
+
+__all__ = ["NODES", "SETTINGS", "ray_session", "write_token"]
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials without GPUs of their own keep what the user has set
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths start where the study was started
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # after that nodes follow a head that was killed; else 60
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a trial's error is told by the study
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables; the study has its own
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TQDM_PATCH_PRINT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs have their own logs
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+}
+"""Environment of every process of Ray; read when it is imported, so :func:`ray_session` imports it."""
+
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else the addresses of a single node are public ones
+_PREFIX = "ray-study-"
+NODES = "COLOCAM_STUDY_NODES"
+"""Environment variable: how many nodes the Ray that is joined will have."""
+
+_JOIN_TIME = 120.0  # seconds in which they must be there
+_OBJECT_STORE = 80 * 2**20  # bytes; trials exchange nothing through it
+
+
+def write_token(path: Path) -> None:
+    """A new key without which nobody can speak to this Ray, although it listens on all interfaces."""
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+@contextmanager
+def ray_session(token: Path, cpus: float, gpus: float | None) -> Iterator[Path]:
+    """Ray within it; gives a folder for its files, which goes with it.
+
+    With RAY_ADDRESS set it joins that Ray, whose token must be the same, and leaves it running.
+
+    Args:
+        token: file for the key.
+        cpus: that Ray may give to trials.
+        gpus: likewise; None = as many as it finds.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    os.environ.update(SETTINGS | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
+    if address is None:
+        os.environ.update(_LOOPBACK)
+        write_token(token)
+    temporary = _new_folder(token.with_name("ray-folder"))
+    import ray
+
+    options = {} if address else _own(temporary, cpus, gpus)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options)
+    try:
+        if address is not None:
+            _await_nodes(int(os.environ.get(NODES, "1")))
+        with _guard() if address is None else nullcontext():
+            yield temporary
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _new_folder(note: Path) -> Path:
+    """A folder with a short path, as those of sockets end at 107 characters; that of a killed driver is removed."""
+    if note.is_file() and Path(note.read_text()).name.startswith(_PREFIX):
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    made = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
+    write_atomically(note, made)
+    return Path(made)
+
+
+def _await_nodes(wanted: int) -> None:
+    import ray
+
+    deadline = time.monotonic() + _JOIN_TIME
+    while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted:
+        if time.monotonic() > deadline:
+            raise ClusterError("nodes of the allocation have not joined Ray", got=alive, wanted=wanted)
+        time.sleep(0.5)
+
+
+@contextmanager
+def _guard() -> Iterator[None]:
+    """Within it, Ray's agents end with this process even if it is killed; by themselves they take a minute."""
+    here = psutil.Process()
+    agents = [agent for child in here.children() if child.name() == "raylet" for agent in child.children()]
+    pids = " ".join(str(agent.pid) for agent in agents if agent.name().startswith("ray::"))
+    # The shell waits for the end of a pipe whose other end is held by this process only.
+    with subprocess.Popen(
+        ["sh", "-c", f"cat > /dev/null; kill -9 {pids} 2> /dev/null"], stdin=subprocess.PIPE, start_new_session=True
+    ) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
+
+
+def _own(temporary: Path, cpus: float, gpus: float | None) -> dict[str, object]:
+    return {
+        "num_cpus": max(1, -int(-cpus // 1)),
+        "num_gpus": gpus,
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE,
+        "_temp_dir": str(temporary),
+    }

@@ -1,0 +1,204 @@
+"""Search spaces: dimensions over any settings of a run, checked before the first trial, and their points."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from colocam_dist.config import Config, setting_names
+from colocam_dist.errors import ColocamError, ConfigError
+from colocam_dist.training.preflight import check_run
+from tune.settings import Range, StudyFile, as_overrides
+
+__all__ = ["BORN", "SEED", "Dimension", "Point", "Space"]
+
+SEED = "run.seed"
+"""Key of a point under which its seed stands."""
+
+BORN = "born"
+"""Key of a point that PBT has made of another one: a word that no other point has."""
+
+_ON_THE_WAY = ("localizer.optimizer.", "localizer.loss.", "localizer.seeds.")
+"""Settings that may change between two epochs of a run."""
+
+Point = Mapping[str, Any]
+"""For each dimension the label of a choice, or a number of a range; and the seed."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One axis of the space.
+
+    Attributes:
+        name: a setting, or any name if its choices set several of them.
+        choices: by label; empty for a range.
+        values: what the report shows for each label.
+        range: bounds of numbers; None for choices.
+    """
+
+    name: str
+    choices: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Any]
+    range: Range | None = None
+
+    @classmethod
+    def of(cls, name: str, written: Range | Sequence[Any] | Mapping[str, Mapping[str, Any]]) -> Dimension:
+        """From what stands in the file.
+
+        Raises:
+            ValueError: no choices, or one twice.
+        """
+        if isinstance(written, Range):
+            return cls(name, {}, {}, written)
+        if isinstance(written, Mapping):
+            if not written:
+                raise ValueError("has no choices")
+            return cls(name, dict(written), {label: label for label in written})
+        labels = [value if isinstance(value, str) else json.dumps(value) for value in written]
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError("has no values" if not labels else f"has a value twice ({', '.join(labels)})")
+        choices = {label: {name: value} for label, value in zip(labels, written, strict=True)}
+        return cls(name, choices, dict(zip(labels, written, strict=True)))
+
+    def settings(self, value: Any) -> list[str]:
+        """Overrides of the run for a label or number."""
+        return list(as_overrides(self.choices[value] if self.choices else {self.name: self.whole(value)}))
+
+    def shown(self, value: Any) -> Any:
+        """A label or number as it stands in the file."""
+        return self.values[value] if self.choices else self.whole(value)
+
+    def at(self, share: float) -> Any:
+        """The label or number at a share in [0, 1) of the way."""
+        if self.range is None:
+            return list(self.choices)[int(share * len(self.choices))]
+        low, high = self.range.low, self.range.high
+        if self.range.integer:
+            low, high = low - 0.5, high + 0.5
+        number = low * (high / low) ** share if self.range.log and low > 0 else low + (high - low) * share
+        return self.whole(number)
+
+    def whole(self, number: float) -> float:
+        """The nearest number of the range: PBT and rounding leave it."""
+        assert self.range is not None
+        within = min(max(number, self.range.low), self.range.high)
+        return round(within) if self.range.integer else within
+
+
+class Space:
+    """The dimensions of a study.
+
+    Args:
+        file: of the study.
+
+    Raises:
+        ConfigError: every dimension that is none, and every value that runs would refuse.
+    """
+
+    def __init__(self, file: StudyFile) -> None:
+        self._file = file
+        self.dimensions: dict[str, Dimension] = {}
+        problems = []
+        for name, written in file.study.space.items():
+            try:
+                self.dimensions[name] = Dimension.of(name, written)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        problems += self._clashes()
+        for dimension in self.dimensions.values():
+            problems += self._refused(dimension)
+        if problems:
+            raise ConfigError(
+                f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the search space"
+                + "".join(f"\n  - {problem}" for problem in problems),
+                where="study.space",
+                fix="python launchers/train.py --print-config --config FILE shows every setting with its value",
+            )
+
+    def _clashes(self) -> list[str]:
+        """Settings that two dimensions set, or that belong to the study."""
+        found, owners = [], dict[str, str]()
+        for dimension in self.dimensions.values():
+            keys = {key for choice in dimension.choices.values() for key in as_keys(choice)} or {dimension.name}
+            for key in sorted(keys):
+                if key == SEED or key in ("run.name", "run.folder", "run.on_exists"):
+                    found.append(f"{dimension.name}: {key} is set by the study itself (study.seeds, study.name)")
+                if self._file.study.scheduler.name == "pbt" and not key.startswith(_ON_THE_WAY):
+                    found.append(f"{dimension.name}: pbt cannot change {key} between epochs; wanted {_ON_THE_WAY}")
+                if owners.setdefault(key, dimension.name) != dimension.name:
+                    found.append(f"{dimension.name}: {key} is set by {owners[key]} as well")
+        return found
+
+    def _refused(self, dimension: Dimension) -> list[str]:
+        values = list(dimension.choices) or [dimension.at(0.0), dimension.at(1.0 - 1e-9)]
+        if not dimension.choices and dimension.name not in set(setting_names()):
+            values = values[:1]
+        found = []
+        for value in values:
+            try:
+                config = self._file.config(dimension.settings(value))
+                check_run(
+                    config, config.slurm.ranks if self._file.study.executor == "slurm" else self._file.study.ranks
+                )
+            except ColocamError as error:
+                lines = [line.strip(" -") for line in str(error).splitlines()]
+                first = "; ".join(line for line in lines[1:] if not line.startswith("fix:")) or lines[0]
+                found.append(f"{dimension.name}={value}: " + (first if isinstance(error, ConfigError) else str(error)))
+        return found
+
+    def settings(self, point: Point) -> list[str]:
+        """Overrides of the run for a point."""
+        found = [text for name, one in self.dimensions.items() for text in one.settings(point[name])]
+        return [*found, f"{SEED}={point[SEED]}"]
+
+    def config(self, point: Point) -> Config:
+        """The settings of a point's run.
+
+        Raises:
+            ConfigError: values that are right by themselves contradict each other.
+        """
+        return self._file.config(self.settings(point))
+
+    def shown(self, point: Point) -> dict[str, Any]:
+        """A point for people, without its seed."""
+        return {name: dimension.shown(point[name]) for name, dimension in self.dimensions.items()}
+
+    def points(self) -> list[dict[str, Any]]:
+        """All points of a grid or of a random search, every seed of them, in their order; more samples only add some.
+
+        Raises:
+            ConfigError: none for random numbers or grids; "tpe" has no such list.
+        """
+        study = self._file.study
+        if study.search == "grid":
+            axes = [[(name, label) for label in one.choices] for name, one in self.dimensions.items()]
+            found = [dict(corner) for corner in itertools.product(*axes)]
+        else:
+            found = [self._sample(number) for number in range(study.samples or 0)]
+        # The whole space with the first seed, then with the next.
+        return [{**point, SEED: seed} for seed in study.seeds for point in without_twins(found)]
+
+    def _sample(self, number: int) -> dict[str, Any]:
+        """A random point that depends on its number only, so that a larger space or more samples keep it."""
+        return {
+            name: one.at(_share(self._file.study.search_seed, name, number)) for name, one in self.dimensions.items()
+        }
+
+
+def as_keys(tree: Mapping[str, Any]) -> list[str]:
+    """The names of nested settings."""
+    return [text.partition("=")[0] for text in as_overrides(tree)]
+
+
+def without_twins(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points in their order, equal ones once."""
+    return list({json.dumps(point, sort_keys=True): point for point in points}.values())
+
+
+def _share(seed: int, name: str, number: int) -> float:
+    digest = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
