@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,14 @@ _ON_THE_WAY = ("localizer.optimizer.", "localizer.loss.", "localizer.seeds.")
 
 Point = Mapping[str, Any]
 """For each dimension the label of a choice, or a number of a range; and the seed."""
+
+
+_VARIABLE = re.compile(r'="\$(\w+)"$')
+
+
+def _filled(text: str, variables: Mapping[str, Any]) -> str:
+    match = _VARIABLE.search(text)
+    return text if match is None else f"{text[: match.start()]}={json.dumps(variables[match[1]])}"
 
 
 @dataclass(frozen=True)
@@ -64,9 +73,21 @@ class Dimension:
         choices = {label: {name: value} for label, value in zip(labels, written, strict=True)}
         return cls(name, choices, dict(zip(labels, written, strict=True)))
 
-    def settings(self, value: Any) -> list[str]:
-        """Overrides of the run for a label or number."""
-        return list(as_overrides(self.choices[value] if self.choices else {self.name: self.whole(value)}))
+    def settings(self, value: Any, variables: Mapping[str, Any]) -> list[str]:
+        """Overrides of the run for a label or number.
+
+        Args:
+            value: the label or number.
+            variables: what stands for ``$name`` among the settings of a choice.
+        """
+        written = as_overrides(self.choices[value] if self.choices else {self.name: self.whole(value)})
+        return [_filled(text, variables) for text in written]
+
+    @property
+    def mentions(self) -> set[str]:
+        """Names that its choices use as ``$name``."""
+        texts = [text for choice in self.choices.values() for text in as_overrides(choice)]
+        return {match[1] for text in texts if (match := _VARIABLE.search(text))}
 
     def shown(self, value: Any) -> Any:
         """A label or number as it stands in the file."""
@@ -108,9 +129,12 @@ class Space:
                 self.dimensions[name] = Dimension.of(name, written)
             except ValueError as error:
                 problems.append(f"{name}: {error}")
+        mentioned = {name for one in self.dimensions.values() for name in one.mentions}
+        problems += [f"${name} is not a dimension" for name in sorted(mentioned - self.dimensions.keys())]
+        self._variables = mentioned - set(setting_names())
         problems += self._clashes()
-        for dimension in self.dimensions.values():
-            problems += self._refused(dimension)
+        if not problems:
+            problems += [problem for one in self.dimensions.values() for problem in self._refused(one)]
         if problems:
             raise ConfigError(
                 f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the search space"
@@ -124,6 +148,7 @@ class Space:
         found, owners = [], dict[str, str]()
         for dimension in self.dimensions.values():
             keys = {key for choice in dimension.choices.values() for key in as_keys(choice)} or {dimension.name}
+            keys -= self._variables
             for key in sorted(keys):
                 if key == SEED or key in ("run.name", "run.folder", "run.on_exists"):
                     found.append(f"{dimension.name}: {key} is set by the study itself (study.seeds, study.name)")
@@ -134,26 +159,37 @@ class Space:
         return found
 
     def _refused(self, dimension: Dimension) -> list[str]:
-        values = list(dimension.choices) or [dimension.at(0.0), dimension.at(1.0 - 1e-9)]
+        """What runs would refuse: each value of a dimension, with each of those that its choices mention."""
+        if dimension.name in self._variables:
+            return []
+        axes = [dimension, *(self.dimensions[name] for name in sorted(dimension.mentions))]
+        ends = [list(one.choices) or [one.at(0.0), one.at(1.0 - 1e-9)] for one in axes]
         if not dimension.choices and dimension.name not in set(setting_names()):
-            values = values[:1]
-        found = []
-        for value in values:
+            ends[0] = ends[0][:1]
+        found: dict[str, None] = {}
+        for values in itertools.product(*ends):
+            part = {one.name: value for one, value in zip(axes, values, strict=True)}
             try:
-                config = self._file.config(dimension.settings(value))
+                config = self._file.config(self._part(part))
                 check_run(
                     config, config.slurm.ranks if self._file.study.executor == "slurm" else self._file.study.ranks
                 )
             except ColocamError as error:
                 lines = [line.strip(" -") for line in str(error).splitlines()]
                 first = "; ".join(line for line in lines[1:] if not line.startswith("fix:")) or lines[0]
-                found.append(f"{dimension.name}={value}: " + (first if isinstance(error, ConfigError) else str(error)))
-        return found
+                where = ", ".join(f"{name}={value}" for name, value in part.items())
+                found[f"{where}: " + (first if isinstance(error, ConfigError) else str(error))] = None
+        return list(found)
+
+    def _part(self, point: Point) -> list[str]:
+        """Overrides for some of the dimensions."""
+        variables = {name: self.dimensions[name].shown(point[name]) for name in self._variables & point.keys()}
+        named = [name for name in point if name in self.dimensions and name not in self._variables]
+        return [text for name in named for text in self.dimensions[name].settings(point[name], variables)]
 
     def settings(self, point: Point) -> list[str]:
         """Overrides of the run for a point."""
-        found = [text for name, one in self.dimensions.items() for text in one.settings(point[name])]
-        return [*found, f"{SEED}={point[SEED]}"]
+        return [*self._part({name: point[name] for name in self.dimensions}), f"{SEED}={point[SEED]}"]
 
     def config(self, point: Point) -> Config:
         """The settings of a point's run.
@@ -180,7 +216,12 @@ class Space:
         else:
             found = [self._sample(number) for number in range(study.samples or 0)]
         # The whole space with the first seed, then with the next.
-        return [{**point, SEED: seed} for seed in study.seeds for point in without_twins(found)]
+        points = [{**point, SEED: seed} for seed in study.seeds for point in found]
+        return list({self._effect(point): point for point in reversed(points)}.values())[::-1]
+
+    def _effect(self, point: Point) -> str:
+        """Equal for points whose runs are the same, of which only the first is done."""
+        return json.dumps(sorted(dict(text.partition("=")[::2] for text in self.settings(point)).items()))
 
     def _sample(self, number: int) -> dict[str, Any]:
         """A random point that depends on its number only, so that a larger space or more samples keep it."""
@@ -192,11 +233,6 @@ class Space:
 def as_keys(tree: Mapping[str, Any]) -> list[str]:
     """The names of nested settings."""
     return [text.partition("=")[0] for text in as_overrides(tree)]
-
-
-def without_twins(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points in their order, equal ones once."""
-    return list({json.dumps(point, sort_keys=True): point for point in points}.values())
 
 
 def _share(seed: int, name: str, number: int) -> float:
