@@ -216,8 +216,12 @@ class Space:
         else:
             found = [self._sample(number) for number in range(study.samples or 0)]
         # The whole space with the first seed, then with the next.
-        points = [{**point, SEED: seed} for seed in study.seeds for point in found]
-        return list({self._effect(point): point for point in reversed(points)}.values())[::-1]
+        kept: dict[str, dict[str, Any]] = {}
+        for seed in study.seeds:
+            for point in found:
+                seeded = {**point, SEED: seed}
+                kept.setdefault(self._effect(seeded), seeded)
+        return list(kept.values())
 
     def _effect(self, point: Point) -> str:
         """Equal for points whose runs are the same, of which only the first is done."""
