@@ -83,6 +83,8 @@ def _trial(record: Record, number: int, study: OpenStudy) -> TrialResult:
         source = study.folder.classifier(facts["shared"]) if facts["shared"] else record
         best = max(source.rows("classifier"), key=lambda row: row["corloc"], default=None)
         rows = [] if best is None else [{**best, "epoch": 0}]
+    if "epoch" in end:  # those that the scheduler saw: how many more there are is chance
+        rows = [row for row in rows if row["epoch"] <= end["epoch"]]
     seconds, attempts = _seconds(record)
     metrics = record.run / "metrics.json"
     return TrialResult(

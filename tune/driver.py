@@ -52,7 +52,8 @@ def run_trials(study: OpenStudy, session: Path) -> bool:
         temporary = stack.enter_context(ray_session(folder.path / "ray-token", cpus, gpus))
         total = len(points) or (settings.samples or 0) * len(settings.seeds)
         progress = stack.enter_context(Progress(settings.name, total or None))
-        _tune(study, points, known, progress, temporary, concurrent)
+        if not asked:
+            _tune(study, points, known, progress, temporary, concurrent)
         return not asked
 
 
@@ -105,14 +106,13 @@ def _tune(
     share = {"cpu": 1.0} if settings.executor == "slurm" else settings.resources.model_dump(include={"cpus", "gpus"})
     resources = {name.rstrip("s"): amount for name, amount in share.items()}
     trainable = ray_tune.with_parameters(StudyTrial, folder=str(study.folder.path), working_folder=str(Path.cwd()))
-    epochs = study.file.config().localizer.epochs
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, resources),
         param_space=param_space(settings, points),
         tune_config=ray_tune.TuneConfig(
             metric=metric(settings),
             mode="max",
-            scheduler=scheduler(settings, study.space, epochs),
+            scheduler=scheduler(settings, study.space),
             search_alg=searcher(settings, study.space, known),
             num_samples=(settings.samples or 1) * len(settings.seeds) if settings.search == "tpe" else 1,
             max_concurrent_trials=concurrent,
@@ -163,9 +163,12 @@ def _background(study: OpenStudy, session: Path) -> Iterator[None]:
                 session.touch()
 
     def ask() -> None:
-        while not over.wait(settings.ask_slurm_every):
+        settled: set[str] = set()
+        last = False
+        while not last:
+            last = over.wait(settings.ask_slurm_every)  # once more after the end: jobs may have to be cancelled
             try:
-                note_states(folder, [*folder.records("trial"), *folder.records("classifier")])
+                note_states(folder, [*folder.records("trial"), *folder.records("classifier")], settled)
             except (ColocamError, OSError) as error:
                 log.warning("%s", error)
 
@@ -184,5 +187,4 @@ def _background(study: OpenStudy, session: Path) -> Iterator[None]:
 
 def cancel_jobs(study: OpenStudy) -> list[str]:
     """Cancel every job of a study that waits or runs; returns them."""
-    records = [*study.folder.records("trial"), *study.folder.records("classifier")]
-    return [job for record in records if record.end is None for job in cancel(record)]
+    return cancel([*study.folder.records("trial"), *study.folder.records("classifier")])

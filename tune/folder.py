@@ -26,17 +26,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from colocam_dist.config import Config
 from colocam_dist.errors import RunError
 from colocam_dist.files import WholeLines, write_atomically
 from colocam_dist.runs.folder import what_is_computed
 
-__all__ = ["Record", "StudyFolder", "content_hash"]
+__all__ = ["Record", "StudyFolder", "content_hash", "settings_of_results"]
 
 _LENGTH = 10  # of a hash in hex: 2^40 is enough for some thousand trials
 _LOOK_EVERY = 0.2  # seconds
+
+
+def settings_of_results(config: Config) -> dict[str, Any]:
+    """The settings on which the results of a run of a study depend, the numerics of its engine included."""
+    engine = {"precision", "zero_stage", "accumulation", "gradient_clipping", "non_finite"}
+    return {
+        **what_is_computed(config),
+        "stages": config.run.stages,
+        "fault": config.fault,
+        "engine": config.engine.model_dump(mode="json", include=engine),
+    }
 
 
 def content_hash(config: Config, born: str = "") -> str:
@@ -44,12 +55,9 @@ def content_hash(config: Config, born: str = "") -> str:
 
     Args:
         config: of the run.
-        born: of a run that begins with the weights of another one, a word of its own.
+        born: a word of its own, if the settings are not all that matters: a run begins with the weights of another one.
     """
-    computed = {**what_is_computed(config), "stages": config.run.stages, "fault": config.fault}
-    computed["engine"] = config.engine.model_dump(
-        mode="json", include={"precision", "zero_stage", "accumulation", "gradient_clipping", "non_finite"}
-    )
+    computed = settings_of_results(config)
     for where in ("folder", "batch"):
         computed["cams"].pop(where)
     text = json.dumps(computed, sort_keys=True) + born
@@ -147,22 +155,37 @@ class Record:
                 found[row["epoch"]] = row  # an epoch that was done again after an interruption has the same figures
         return [found[epoch] for epoch in sorted(found)]
 
+    @property
+    def last_sign(self) -> float:
+        """When its run has last written something, in seconds since 1970; 0.0 = never."""
+        files = (self.run / "metrics.jsonl", self.log)
+        return max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
+
+    def claim(self) -> TextIO | None:
+        """What must stay open as long as nobody else may start or take over its processes, on any machine.
+
+        It ends with this process. None if another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / "lock").open("w")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
+
     @contextmanager
     def lock(self, give_up: Callable[[], None]) -> Iterator[None]:
-        """Within it nobody else starts or takes over its processes, on any machine; ends with this process.
+        """Within it, this process has the claim.
 
         Args:
             give_up: called while others have it; raises when there is no point in waiting.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
-            while True:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    give_up()
-                    time.sleep(_LOOK_EVERY)
+        while (claim := self.claim()) is None:
+            give_up()
+            time.sleep(_LOOK_EVERY)
+        with claim:
             yield
 
 

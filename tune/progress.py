@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["Progress"]
@@ -101,8 +102,11 @@ class Progress:
             end = time.monotonic() if line.state == "running" else line.changed
             figures = ["" if value is None else f"{value:.1f}" for value in (line.corloc, line.best)]
             style = {"failed": "red", "finished": "green", "stopped": "dim"}.get(line.state)
-            spent = time.strftime("%H:%M:%S", time.gmtime(end - line.began))
-            table.add_row(
-                str(line.number), line.shown, line.state, f"{line.epoch}/{line.epochs}", *figures, spent, style=style
-            )
+            cells = (str(line.number), escape(line.shown), line.state, f"{line.epoch}/{line.epochs}")
+            table.add_row(*cells, *figures, _clock(end - line.began), style=style)
         return table
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from colocam_dist.config import Config
 from tune.executors import Work, WorkError
@@ -25,6 +25,7 @@ __all__ = ["OpenStudy", "TrialRunner"]
 
 _LOOK_EVERY = 0.2  # seconds
 _STAGE_1 = ("classifier", "cams")
+_NOTHING: dict[str, Any] = {"epoch": 0, "corloc": 0.0}  # of a run without any validation
 
 
 class OpenStudy:
@@ -70,6 +71,10 @@ class OpenStudy:
         kept = [text for text in self.space.settings(point) if not _concerns(text.partition("=")[0], apart)]
         return self.file.config([*kept, f"run.stages={json.dumps(_STAGE_1)}"])
 
+    def classifier(self, settings: Config) -> Record:
+        """The record of a shared classifier. Its name is no trial's, even if one does nothing else."""
+        return self.folder.classifier(content_hash(settings, "classifier"))
+
     def leaving(self) -> None:
         """Stop what is being done if the session is about to end.
 
@@ -107,12 +112,13 @@ class TrialRunner:
         self._epoch = -1  # of the last row that was given
         self._best = float("-inf")
         self._work: Work | None = None
+        self._claim: TextIO | None = None
         self.record.begin({**self._facts(), "parent": parent if BORN in point else None})
         self.record.note_member(member)
 
     def _facts(self) -> dict[str, Any]:
         shown = self._study.space.shown(self._point)
-        shared = content_hash(self._shared) if self._shared is not None else None
+        shared = self._study.classifier(self._shared).id if self._shared is not None else None
         return {
             "point": dict(self._point),
             "shown": shown,
@@ -148,15 +154,20 @@ class TrialRunner:
     def _unseen(self) -> dict[str, Any] | None:
         if self.epochs == 0:
             return None
-        return next((row for row in self.record.rows("localizer") if row["epoch"] > self._epoch), None)
+        return next((row for row in self._rows() if row["epoch"] > self._epoch), None)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Of stage 2; of a trial that was stopped, those that the scheduler saw: how many more there are is chance."""
+        last = (self.record.end or {}).get("epoch", self.epochs)
+        return [row for row in self.record.rows("localizer") if row["epoch"] <= last]
 
     def _last(self) -> dict[str, Any]:
         """The figure of a trial without stage 2 is that of its classifier; of one that was stopped, its last."""
         if self.epochs == 0 and self._shared is not None:
-            rows = self._study.folder.classifier(content_hash(self._shared)).rows("classifier")
-            return {**max(rows, key=lambda row: row["corloc"]), "epoch": 0}
-        rows = self.record.rows("localizer" if self.epochs else "classifier")
-        return rows[-1] if rows else {"epoch": 0, "corloc": 0.0}
+            rows = self._study.classifier(self._shared).rows("classifier")
+            return {**max(rows, key=lambda row: row["corloc"], default=_NOTHING), "epoch": 0}
+        rows = self._rows() if self.epochs else self.record.rows("classifier")
+        return rows[-1] if rows else _NOTHING
 
     def _told(self, row: dict[str, Any], *, done: bool) -> dict[str, Any]:
         self._epoch = row["epoch"]
@@ -172,28 +183,45 @@ class TrialRunner:
     def _look(self) -> bool:
         """See whether the run is at its end; start it if it has not been. True: look again at once."""
         self._study.leaving()
-        work = self._work
-        if work is None:
-            if not (self.record.run / "done.json").is_file():
-                config = self._with_classifier()
-                self._work = work = self._study.work(self.record)
-                with self.record.lock(self._study.leaving):
-                    parent = self.record.facts["parent"]
-                    if parent is not None:
-                        inherit(self._study.folder.trial(parent), self.record)
-                    work.begin(config)
-                return True
-        elif work.living():
+        if self._work is None:
+            return self._start()
+        if self._work.living():
             return False
-        _conclude(self.record)
+        _conclude(self.record, self._work)
+        self._let_go()
         return True
+
+    def _start(self) -> bool:
+        """Take over the run, unless another runner has it, which is followed then: searchers propose points again."""
+        self._claim = self._claim or self.record.claim()
+        if self._claim is None:
+            return False
+        if self.record.end is not None:
+            self._let_go()
+            return True
+        work = self._study.work(self.record)
+        if (self.record.run / "done.json").is_file():
+            _conclude(self.record, work)
+            return True
+        config = self._with_classifier()
+        parent = self.record.facts["parent"]
+        if parent is not None:
+            inherit(self._study.folder.trial(parent), self.record)
+        work.begin(config)
+        self._work = work
+        return True
+
+    def _let_go(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     def _with_classifier(self) -> Config:
         """The settings of the run, with the classifier that it shares; made now if nobody has."""
         config = self._run_settings(self._config, self.record)
         if self._shared is None:
             return config
-        record = self._study.folder.classifier(content_hash(self._shared))
+        record = self._study.classifier(self._shared)
         record.begin({"encoder": self._shared.model.encoder})
         with record.lock(self._study.leaving):
             work = self._study.work(record)
@@ -208,7 +236,7 @@ class TrialRunner:
                             work.end()
                         raise
             if record.end is None:
-                _conclude(record)
+                _conclude(record, work)
         end = record.end
         assert end is not None
         if end["state"] == "failed":
@@ -233,6 +261,7 @@ class TrialRunner:
         """Let go of the trial: processes on this machine save and leave, a job goes on."""
         if isinstance(self._work, LocalWork):
             self._work.end()
+        self._let_go()
 
 
 def inherit(parent: Record, child: Record) -> None:
@@ -254,12 +283,14 @@ def inherit(parent: Record, child: Record) -> None:
     partial.rename(target)
 
 
-def _conclude(record: Record) -> None:
-    """Write down how a run has ended whose processes are gone.
+def _conclude(record: Record, work: Work) -> None:
+    """Write down how a run has ended whose processes are gone, unless that is known.
 
     Raises:
         WorkError: it was interrupted, so that a new start goes on with it.
     """
+    if record.end is not None:
+        return
     if (record.run / "done.json").is_file():
         record.finish("finished")
         return
@@ -270,5 +301,6 @@ def _conclude(record: Record) -> None:
         return
     if (record.run / "preempted.json").is_file():
         raise WorkError("its processes were asked to leave", final=False)
-    tail = "\n".join(record.log.read_text(errors="replace").splitlines()[-30:]) if record.log.is_file() else ""
-    record.finish("failed", error="its processes ended without saying why", traceback=tail)
+    if work.killed:
+        raise WorkError("its processes were killed", work.last_words(), final=False)
+    record.finish("failed", error="its processes ended without saying why", traceback=work.last_words())

@@ -30,19 +30,13 @@ def metric(study: StudySettings) -> str:
     return "corloc" if study.scheduler.name == "pbt" else "best_corloc"
 
 
-def scheduler(study: StudySettings, space: Space, epochs: int) -> TrialScheduler:
-    """Who ends trials early.
-
-    Args:
-        study: its settings.
-        space: likewise.
-        epochs: of the longest trial.
-    """
+def scheduler(study: StudySettings, space: Space) -> TrialScheduler:
+    """Who ends trials early."""
     settings = study.scheduler
     if settings.name == "asha":
         return ASHAScheduler(
             time_attr=TIME,
-            max_t=max(epochs, settings.grace),
+            max_t=max(space.epochs, settings.grace),
             grace_period=settings.grace,
             reduction_factor=settings.reduction,
         )
@@ -82,7 +76,9 @@ def searcher(study: StudySettings, space: Space, known: Sequence[dict[str, Any]]
     if study.search != "tpe":
         return None
     points = [
-        {name: point[name] for name in space.dimensions} for point in known if space.dimensions.keys() <= point.keys()
+        {name: point[name] for name in space.dimensions}
+        for point in known
+        if all(name in point and one.has(point[name]) for name, one in space.dimensions.items())
     ]
     unique = list({tuple(point.items()): point for point in points}.values())
     proposer = OptunaSearch(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from colocam_dist.config import Config, load
+from colocam_dist.config import Config
 from colocam_dist.config.load import load_model
 from colocam_dist.config.section import Positive, Section
 
@@ -30,7 +31,34 @@ class Range(Section):
             raise ValueError(f"low ({self.low:g}) is not below high ({self.high:g})")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range begins above 0 (got low {self.low:g})")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"a range of integers has integers as bounds (got {self.low:g} and {self.high:g})")
         return self
+
+
+def _kind(written: Any) -> str | None:
+    """Which form a dimension is written in, so that errors speak of this form only."""
+    if isinstance(written, list):
+        return "values"
+    if isinstance(written, Mapping):
+        return "choices" if not written or any(isinstance(one, Mapping) for one in written.values()) else "range"
+    return "range" if isinstance(written, Range) else None
+
+
+Written = Annotated[
+    Annotated[Range, Tag("range")]
+    | Annotated[list[Any], Tag("values")]
+    | Annotated[dict[str, dict[str, Any]], Tag("choices")],
+    Discriminator(
+        _kind,
+        custom_error_type="dimension",
+        custom_error_message="wanted a list of values, {low: ..., high: ...}, or choices with names and settings",
+    ),
+]
+"""A dimension as it stands in the file."""
+
+_POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
+_DIMENSION = "study.space."
 
 
 class Scheduler(Section):
@@ -58,7 +86,7 @@ class StudySettings(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)] = "study"
     folder: Path = Path("studies")
     base: Path | None = None  # recipe of the runs; the file's other sections win over it
-    space: Annotated[dict[str, Range | list[Any] | dict[str, dict[str, Any]]], Field(min_length=1)]
+    space: Annotated[dict[str, Written], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     search: Literal["grid", "random", "tpe"] = "grid"
     samples: Positive | None = None  # points, for "random" and "tpe"
@@ -70,6 +98,17 @@ class StudySettings(Section):
     resources: Resources = Resources()
     one_classifier_for: tuple[str, ...] = ("localizer", "data.n_frames", "data.sampling")  # settings without part in it
     ask_slurm_every: Annotated[float, Field(ge=0.5)] = 30.0  # seconds between questions about all jobs together
+
+    @field_validator("space", mode="after")
+    @classmethod
+    def _numbers(cls, space: dict[str, Any]) -> dict[str, Any]:
+        """YAML takes 1e-3 for a text, but reports have to order such values."""
+        return {
+            name: [float(one) if isinstance(one, str) and _POWER_OF_TEN.fullmatch(one) else one for one in written]
+            if isinstance(written, list)
+            else written
+            for name, written in space.items()
+        }
 
     @model_validator(mode="after")
     def _fits(self) -> StudySettings:
@@ -122,18 +161,27 @@ class StudyFile(BaseModel):
         Raises:
             ConfigError: see :func:`colocam_dist.config.load`.
         """
-        return load(self.study.base, [*self.run_settings, *overrides])
+        return load_model(Config, self.study.base, [*self.run_settings, *overrides], source="study")
 
 
 def load_study(path: Path | None, overrides: Sequence[str] = ()) -> StudyFile:
     """Read a study; ``study.*`` of the overrides are its own, the others those of its runs.
 
+    ``study.space.NAME=...`` sets a dimension, whose name may have dots.
+
     Raises:
         ConfigError: everything that is wrong with the study or with the settings that its runs share.
     """
-    file = load_model(StudyFile, path, overrides)
+    file = load_model(StudyFile, path, [_with_whole_name(text) for text in overrides])
     file.config()
     return file
+
+
+def _with_whole_name(override: str) -> str:
+    name, equals, value = override.partition("=")
+    if not equals or not name.startswith(_DIMENSION):
+        return override
+    return f"{_DIMENSION[:-1]}={{{json.dumps(name.removeprefix(_DIMENSION))}: {value}}}"
 
 
 def as_overrides(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

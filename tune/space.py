@@ -6,13 +6,15 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from colocam_dist.config import Config, setting_names
 from colocam_dist.errors import ColocamError, ConfigError
+from colocam_dist.training.batches import stage_batch, trained_stages
 from colocam_dist.training.preflight import check_run
+from tune.folder import content_hash
 from tune.settings import Range, StudyFile, as_overrides
 
 __all__ = ["BORN", "SEED", "Dimension", "Point", "Space"]
@@ -29,6 +31,8 @@ _ON_THE_WAY = ("localizer.optimizer.", "localizer.loss.", "localizer.seeds.")
 Point = Mapping[str, Any]
 """For each dimension the label of a choice, or a number of a range; and the seed."""
 
+
+_NAMED = 10  # points that an error names
 
 _VARIABLE = re.compile(r'="\$(\w+)"$')
 
@@ -93,6 +97,12 @@ class Dimension:
         """A label or number as it stands in the file."""
         return self.values[value] if self.choices else self.whole(value)
 
+    def has(self, value: Any) -> bool:
+        """Whether it is one of its labels, or lies in its range."""
+        if self.range is None:
+            return value in self.choices
+        return isinstance(value, int | float) and self.whole(value) == value
+
     def at(self, share: float) -> Any:
         """The label or number at a share in [0, 1) of the way."""
         if self.range is None:
@@ -116,6 +126,10 @@ class Space:
     Args:
         file: of the study.
 
+    Attributes:
+        dimensions: by name.
+        epochs: of stage 2 of the longest run.
+
     Raises:
         ConfigError: every dimension that is none, and every value that runs would refuse.
     """
@@ -123,6 +137,7 @@ class Space:
     def __init__(self, file: StudyFile) -> None:
         self._file = file
         self.dimensions: dict[str, Dimension] = {}
+        self.epochs = file.config().localizer.epochs
         problems = []
         for name, written in file.study.space.items():
             try:
@@ -153,7 +168,8 @@ class Space:
                 if key == SEED or key in ("run.name", "run.folder", "run.on_exists"):
                     found.append(f"{dimension.name}: {key} is set by the study itself (study.seeds, study.name)")
                 if self._file.study.scheduler.name == "pbt" and not key.startswith(_ON_THE_WAY):
-                    found.append(f"{dimension.name}: pbt cannot change {key} between epochs; wanted {_ON_THE_WAY}")
+                    wanted = ", ".join(f"{section}*" for section in _ON_THE_WAY)
+                    found.append(f"{dimension.name}: pbt cannot change {key} between epochs; wanted {wanted}")
                 if owners.setdefault(key, dimension.name) != dimension.name:
                     found.append(f"{dimension.name}: {key} is set by {owners[key]} as well")
         return found
@@ -167,19 +183,23 @@ class Space:
         if not dimension.choices and dimension.name not in set(setting_names()):
             ends[0] = ends[0][:1]
         found: dict[str, None] = {}
+        computed: dict[str, str] = {}
         for values in itertools.product(*ends):
             part = {one.name: value for one, value in zip(axes, values, strict=True)}
+            where = _written(part)
             try:
                 config = self._file.config(self._part(part))
-                check_run(
-                    config, config.slurm.ranks if self._file.study.executor == "slurm" else self._file.study.ranks
-                )
+                check_run(config, self._world(config))
+                self.epochs = max(self.epochs, config.localizer.epochs)
+                twin = computed.setdefault(content_hash(config), where)
+                if twin != where and len(axes) == 1:
+                    found[f"{twin} and {where} compute the same"] = None
             except ColocamError as error:
-                lines = [line.strip(" -") for line in str(error).splitlines()]
-                first = "; ".join(line for line in lines[1:] if not line.startswith("fix:")) or lines[0]
-                where = ", ".join(f"{name}={value}" for name, value in part.items())
-                found[f"{where}: " + (first if isinstance(error, ConfigError) else str(error))] = None
+                found[f"{where}: {_in_short(error)}"] = None
         return list(found)
+
+    def _world(self, config: Config) -> int:
+        return config.slurm.ranks if self._file.study.executor == "slurm" else self._file.study.ranks
 
     def _part(self, point: Point) -> list[str]:
         """Overrides for some of the dimensions."""
@@ -207,7 +227,7 @@ class Space:
         """All points of a grid or of a random search, every seed of them, in their order; more samples only add some.
 
         Raises:
-            ConfigError: none for random numbers or grids; "tpe" has no such list.
+            ConfigError: values that are right by themselves contradict each other in some points.
         """
         study = self._file.study
         if study.search == "grid":
@@ -221,7 +241,26 @@ class Space:
             for point in found:
                 seeded = {**point, SEED: seed}
                 kept.setdefault(self._effect(seeded), seeded)
+        self._check_together(kept.values())
         return list(kept.values())
+
+    def _check_together(self, points: Iterable[Point]) -> None:
+        found: dict[str, None] = {}
+        for point in points:
+            try:
+                config = self.config(point)
+                for stage in trained_stages(config):
+                    stage_batch(config, stage, self._world(config))
+            except ColocamError as error:
+                found[f"{_written({name: point[name] for name in self.dimensions})}: {_in_short(error)}"] = None
+        if found:
+            raise ConfigError(
+                f"{len(found)} point{'s' if len(found) > 1 else ''} of the search space cannot be run"
+                + "".join(f"\n  - {problem}" for problem in list(found)[:_NAMED])
+                + (f"\n  - and {len(found) - _NAMED} more" if len(found) > _NAMED else ""),
+                where="study.space",
+                fix="choices with names can set several settings that fit together",
+            )
 
     def _effect(self, point: Point) -> str:
         """Equal for points whose runs are the same, of which only the first is done."""
@@ -232,6 +271,18 @@ class Space:
         return {
             name: one.at(_share(self._file.study.search_seed, name, number)) for name, one in self.dimensions.items()
         }
+
+
+def _written(point: Point) -> str:
+    return ", ".join(f"{name}={value}" for name, value in point.items())
+
+
+def _in_short(error: ColocamError) -> str:
+    """In one line, if it is one about settings."""
+    if not isinstance(error, ConfigError):
+        return str(error)
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if not line.startswith("fix:") and not line.endswith("in the settings"))
 
 
 def as_keys(tree: Mapping[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ class Watching(ray_tune.Callback):
         """A trial is over; if it does not know so itself, the scheduler has ended it."""
         record = self._study.folder.trial(trial.last_result["id"])
         if record.end is None and not self._study.folder.leave_path.exists():
-            self._stop(record)
+            self._stop(record, epoch=trial.last_result["epoch"])
         self._progress.over(record.id, record.facts, (record.end or {"state": "stopped"})["state"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

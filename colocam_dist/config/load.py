@@ -48,8 +48,17 @@ def load(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
     return load_model(Config, path, overrides)
 
 
-def load_model(model: type[_Settings], path: Path | str | None, overrides: Sequence[str] = ()) -> _Settings:
-    """:func:`load` for any other model of settings."""
+def load_model(
+    model: type[_Settings], path: Path | str | None, overrides: Sequence[str] = (), source: str = "command line"
+) -> _Settings:
+    """:func:`load` for any other model of settings.
+
+    Args:
+        model: what is made of them.
+        path: as for :func:`load`.
+        overrides: likewise.
+        source: where the overrides stand, for errors.
+    """
     merged = {} if path is None else read_yaml(Path(path))
     origin = dict.fromkeys(_leaves(merged), f"{path}")
     problems: list[str] = []
@@ -61,12 +70,12 @@ def load_model(model: type[_Settings], path: Path | str | None, overrides: Seque
         try:
             value = yaml.load(text, _Loader) if text.strip() else ""
         except yaml.YAMLError as error:
-            problems.append(f"{name} [command line]: value is not YAML ({str(error).splitlines()[0]}), got {text!r}")
+            problems.append(f"{name} [{source}]: value is not YAML ({str(error).splitlines()[0]}), got {text!r}")
             continue
         clash = _assign(merged, name.strip().split("."), value)
         if clash:
-            problems.append(f"{name} [command line]: {clash}")
-        origin[name.strip()] = "command line"
+            problems.append(f"{name} [{source}]: {clash}")
+        origin[name.strip()] = source
     try:
         checked = model.model_validate(merged)
     except ValidationError as error:

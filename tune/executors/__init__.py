@@ -35,3 +35,10 @@ class Work(Protocol):
 
     def end(self) -> None:
         """Ask them to save and leave, and wait until they are gone."""
+
+    @property
+    def killed(self) -> bool:
+        """Whether they were killed from outside, so that it is not their fault."""
+
+    def last_words(self) -> str:
+        """What they said last; "" = nothing."""

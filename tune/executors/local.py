@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from colocam_dist.config import Config, dump
 from colocam_dist.files import write_atomically
@@ -23,6 +24,7 @@ __all__ = ["LocalWork"]
 SCRIPT = Path(__file__).parents[2] / "launchers" / "train.py"
 _GRACE = 30.0  # seconds in which processes may save and leave
 _LOOK_EVERY = 0.1  # seconds
+_LAST_LINES = 30  # of the output, for errors
 
 
 class LocalWork:
@@ -45,6 +47,9 @@ class LocalWork:
         """Start the processes; those of an earlier session, which are about to leave, are waited for."""
         record = self._record
         self._await_former()
+        self._note_end()
+        for of_former in ("failed.json", "preempted.json"):
+            (record.run / of_former).unlink(missing_ok=True)
         settings = record.path / "settings.yaml"
         write_atomically(settings, dump(config))
         command = [sys.executable, str(SCRIPT), "--config", str(settings), "run.on_exists=resume"]
@@ -59,8 +64,12 @@ class LocalWork:
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         facts = {"host": socket.gethostname(), "pid": self._process.pid, "started": _started(self._process.pid)}
-        write_atomically(record.path / "process.json", json.dumps(facts))
-        record.add_attempt("start", pid=self._process.pid)
+        try:
+            write_atomically(record.path / "process.json", json.dumps(facts))
+            record.add_attempt("start", pid=self._process.pid)
+        except OSError:  # what nobody knows of must not go on
+            self.end()
+            raise
         threading.Thread(target=self._watch, args=(self._process,), name="watch-trial", daemon=True).start()
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
@@ -93,20 +102,50 @@ class LocalWork:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended them."""
+        return self._process is not None and (self._process.poll() or 0) < 0
+
+    def last_words(self) -> str:
+        """The end of their output."""
+        log = self._record.log
+        return "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:]) if log.is_file() else ""
+
     def _await_former(self) -> None:
         path = self._record.path / "process.json"
         if not path.is_file():
             return
         former = json.loads(path.read_text())
-        pid = former["pid"]
-        if former["host"] != socket.gethostname() or pid == getattr(self._process, "pid", None):
+        if former["host"] != socket.gethostname():
             return
-        deadline = time.monotonic() + _GRACE
-        while _started(pid) == former["started"]:
+        deadline = time.monotonic() + _GRACE + 10.0  # then it has killed its ranks itself
+        while left := _left_of(former):
             if time.monotonic() > deadline:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             time.sleep(_LOOK_EVERY)
+
+    def _note_end(self) -> None:
+        """Note when the former processes gave their last sign, if nobody saw their end."""
+        attempts = self._record.attempts()
+        if attempts and attempts[-1]["event"] == "start":
+            last = max(attempts[-1]["time"], self._record.last_sign)
+            self._record.add_attempt("end", pid=attempts[-1]["pid"], time=last)
+
+
+def _left_of(former: dict[str, Any]) -> list[int]:
+    """Processes of an earlier start that live: the supervisor, or, if it was killed, the ranks that are about to leave."""
+    now = _started(former["pid"])
+    if now is not None:
+        return [former["pid"]] if now == former["started"] else []
+    mark, found = f"{LAUNCHER_PID}={former['pid']}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _started(pid: int) -> str | None:

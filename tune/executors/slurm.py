@@ -20,6 +20,7 @@ from tune.folder import Record, StudyFolder
 __all__ = ["SlurmWork", "cancel", "note_states"]
 
 _CANCEL_TIME = 60.0  # seconds that jobs may take to end
+_LAST_LINES = 30  # of the log, for errors
 
 
 class SlurmWork:
@@ -44,8 +45,7 @@ class SlurmWork:
         """
         folder = SlurmFolder(self._record.run)
         self._adopt(folder)
-        known = folder.all_jobs() if folder.exists else []
-        if not any(state.active for state in job_states(known).values()):
+        if not any(state.active for state in job_states(_jobs(self._record)).values()):
             marked = {**config.slurm.sbatch, "comment": str(folder.run)}
             config = config.model_copy(update={"slurm": config.slurm.model_copy(update={"sbatch": marked})})
             if folder.exists:
@@ -70,6 +70,8 @@ class SlurmWork:
 
     def living(self) -> bool:
         """Whether the job waits or runs, as far as was asked since it was queued."""
+        if (self._record.run / "done.json").is_file():  # it will be over before SLURM is asked again
+            return False
         try:
             told = json.loads(self._states.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -78,12 +80,25 @@ class SlurmWork:
 
     def end(self) -> None:
         """Cancel the job and wait until it has ended."""
-        jobs = cancel(self._record)
+        jobs = cancel([self._record])
         deadline = time.monotonic() + _CANCEL_TIME
         while any(state.active for state in job_states(jobs).values()):
             if time.monotonic() > deadline:
                 raise ClusterError("a job was cancelled and has not ended yet", where=self._record.run, got=jobs)
             time.sleep(0.5)
+
+    @property
+    def killed(self) -> bool:
+        """False: SLURM and the run's own limits decide whether a job is requeued."""
+        return False
+
+    def last_words(self) -> str:
+        """The end of the newest log of its jobs."""
+        logs = [log for job in self._jobs for log in SlurmFolder(self._record.run).log_files(job) if log.stat().st_size]
+        if not logs:
+            return ""
+        newest = max(logs, key=lambda log: log.stat().st_mtime)
+        return "\n".join(newest.read_text(errors="replace").splitlines()[-_LAST_LINES:])
 
 
 def states_path(study: StudyFolder) -> Path:
@@ -91,17 +106,37 @@ def states_path(study: StudyFolder) -> Path:
     return study.path / "job-states.json"
 
 
-def note_states(study: StudyFolder, records: Iterable[Record]) -> None:
+def note_states(study: StudyFolder, records: Iterable[Record], settled: set[str]) -> None:
     """Ask SLURM once about all jobs of a study that are not over, and write its answer down for all of its trials.
+
+    Jobs of trials that are over, but have not been cancelled, are cancelled now: the driver may have been killed, or
+    SLURM have been away, in that moment.
+
+    Args:
+        study: where to.
+        records: all of it.
+        settled: jobs of trials that are over which need not be looked at any more; some are added.
 
     Raises:
         ClusterError: SLURM cannot be asked.
     """
     asked = time.time()
-    folders = [SlurmFolder(record.run) for record in records if record.end is None]
-    jobs = [job for folder in folders if folder.exists for job in folder.all_jobs()]
-    active = {job: state.active for job, state in job_states(jobs).items()}
-    write_atomically(states_path(study), json.dumps({"asked": asked, "active": active}))
+    going: list[str] = []
+    over: list[str] = []
+    for record in records:
+        jobs = _jobs(record)
+        if record.end is None:
+            going += jobs
+        elif not (record.run / "done.json").is_file():
+            over += [job for job in jobs if job not in settled]
+    states = job_states([*going, *over])
+    write_atomically(
+        states_path(study), json.dumps({"asked": asked, "active": {job: states[job].active for job in going}})
+    )
+    left = [job for job in over if states[job].active]
+    settled.update(job for job in over if not states[job].active)
+    if left:
+        slurm("scancel", *left)
 
 
 def jobs_with_comment(comment: str) -> list[str]:
@@ -115,15 +150,19 @@ def jobs_with_comment(comment: str) -> list[str]:
     return sorted((job for job, _, text in rows if text.strip() == comment), key=lambda job: int(job.split("_")[0]))
 
 
-def cancel(record: Record) -> list[str]:
-    """Cancel the job of a record, if there is one that is not over; returns it.
+def cancel(records: Iterable[Record]) -> list[str]:
+    """Cancel the jobs of records that are not over; returns them.
 
     Raises:
         ClusterError: SLURM cannot be asked.
     """
-    folder = SlurmFolder(record.run)
-    jobs = folder.all_jobs() if folder.exists else []
+    jobs = [job for record in records for job in _jobs(record)]
     jobs = [job for job, state in job_states(jobs).items() if state.active]
     if jobs:
         slurm("scancel", *jobs)
     return jobs
+
+
+def _jobs(record: Record) -> list[str]:
+    folder = SlurmFolder(record.run)
+    return folder.all_jobs() if folder.exists else []
