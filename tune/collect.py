@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import calendar
 import json
 import platform
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from colocam_dist.config import Config, dump
@@ -16,7 +16,6 @@ from colocam_dist.slurm.record import attempts_of
 from tune.folder import Record
 from tune.results import EpochRow, SharedStage, StudyResult, TrialResult, TrialState
 from tune.running import OpenStudy
-from tune.space import Point
 
 __all__ = ["RULE", "best_settings", "collect"]
 
@@ -120,11 +119,12 @@ def _shared(record: Record, study: OpenStudy, trials: int) -> SharedStage:
 
 
 def _state(record: Record, attempts: int) -> TrialState:
-    if (record.run / "done.json").is_file():
-        return "finished"
     end = record.end
     if end is not None:
-        return "stopped" if end["state"] == "stopped" else "failed"
+        state: TrialState = end["state"]
+        return state
+    if (record.run / "done.json").is_file():
+        return "finished"
     return "running" if attempts else "waiting"
 
 
@@ -139,38 +139,36 @@ def _seconds(record: Record) -> tuple[float, int]:
     """Time that processes of a run took in all, and how often they were started; a job that waits takes none."""
     rows: list[Mapping[str, Any]] = [*record.attempts()]
     rows += [{**row, "time": _epoch_seconds(row["time"])} for row in attempts_of(record.run)]
-    files = [path for path in (record.run / "metrics.jsonl", record.log) if path.exists()]
-    last_sign = max((path.stat().st_mtime for path in files), default=0.0)  # of those whose end nobody saw
-    total, began, starts = 0.0, None, 0
+    total, starts = 0.0, 0
+    going: Mapping[str, Any] | None = None
     for row in sorted(rows, key=lambda row: row["time"]):
         if row["event"] == "start":
             starts += 1
-            if began is not None:
-                total += max(0.0, min(last_sign, row["time"]) - began)
-            began = row["time"]
-        elif began is not None:
-            total += row["time"] - began
-            began = None
-    if began is not None:
-        total += max(0.0, last_sign - began)
+            if going is not None:  # nobody saw its end
+                total += max(0.0, min(record.last_sign, row["time"]) - going["time"])
+            going = row
+        elif going is not None and row.get("pid") == going.get("pid"):
+            total += row["time"] - going["time"]
+            going = None
+    if going is not None:
+        total += max(0.0, record.last_sign - going["time"])
     restarts = record.run / "restarts.jsonl"
     return total, starts + (len(restarts.read_text().splitlines()) if restarts.is_file() else 0)
 
 
 def _epoch_seconds(text: str) -> float:
-    offset = (int(text[-5:-2]) * 3600 + int(text[-5] + text[-2:]) * 60) if text[-5] in "+-" else 0
-    return calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) - offset
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
 
 
 def best_settings(study: OpenStudy, trial: TrialResult) -> str:
     """A recipe as YAML that trains the best point by itself, its classifier included; head lines say what it is."""
-    point: Point = study.folder.trial(trial.id).facts["point"]
-    config: Config = study.space.config(point)
-    place = {"name": f"{study.file.study.name}-best", "folder": "runs"}
+    facts = study.folder.trial(trial.id).facts
+    config: Config = study.file.config(facts["settings"])  # its point need not be one of the space as it is now
+    place = {"name": f"{study.file.study.name}-best", "folder": Path("runs")}
     config = config.model_copy(update={"run": config.run.model_copy(update=place)})
     best = trial.best
     figure = "" if best is None else f"# Its {RULE}: {best.corloc:.1f} (epoch {best.epoch}, seed {trial.seed}).\n"
     shown = ", ".join(f"{name} {value}" for name, value in trial.point.items())
-    if study.folder.trial(trial.id).facts["parent"] is not None:
+    if facts["parent"] is not None:
         figure += "# It went on with the weights of other trials, so that this recipe alone does not repeat it.\n"
     return f"# The best point of the study {study.file.study.name}: {shown}.\n{figure}{dump(config)}"

@@ -81,9 +81,11 @@ class Record:
         self.log = self.path / "log.txt"
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Write down what it is, if nobody has."""
+        """Write down what it is; again if a space that has changed has another name for the same point."""
         if not self.facts_path.exists():
             write_atomically(self.facts_path, json.dumps({"kind": self.kind, "begun": time.time(), **facts}) + "\n")
+        elif (known := self.facts).get("point") != facts.get("point"):
+            write_atomically(self.facts_path, json.dumps({**known, **facts}) + "\n")
 
     @property
     def facts_path(self) -> Path:

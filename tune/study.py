@@ -18,13 +18,12 @@ from colocam_dist.config import dump
 from colocam_dist.console import PREEMPTED, run_console
 from colocam_dist.errors import ConfigError, RunError
 from colocam_dist.files import write_atomically
-from colocam_dist.runs.folder import differences, what_is_computed
+from colocam_dist.runs.folder import differences
 from tune.collect import best_settings, collect
-from tune.folder import StudyFolder
+from tune.folder import StudyFolder, settings_of_results
 from tune.report import best_point, write_study_report
 from tune.running import OpenStudy
 from tune.settings import StudyFile, load_study
-from tune.space import Space
 
 __all__ = ["main"]
 
@@ -54,15 +53,19 @@ def main() -> int:
     given = parser().parse_intermixed_args()
     executor = [f"study.executor={given.executor}"] if given.executor else []
     file = load_study(given.config, [*given.overrides, *executor])
-    study = OpenStudy(file, StudyFolder(file.study.path), Space(file))
-    if given.dry_run:
-        return _print_plan(study)
-    if given.report or given.cancel:
-        _check_exists(study)
-        return _report(study, finished=True) if given.report else _cancel(study)
-    _check_same(study, resume=given.resume)
+    folder = StudyFolder(file.study.path)
     if given.retry_failed and not given.resume:
         raise ConfigError("--retry-failed goes with --resume", where="command line")
+    if given.report or given.cancel:
+        _check_exists(folder)
+        study = OpenStudy.at(folder.path)  # as it was done, whatever else the command line says
+        return _report(study, finished=_done(folder).is_file()) if given.report else _cancel(study)
+    study = OpenStudy(file, folder)
+    if given.dry_run:
+        return _print_plan(study)
+    _check_same(study, resume=given.resume)
+    if file.study.search != "tpe":
+        study.space.points()  # says what cannot be run
     if file.study.executor == "allocation":
         from tune.allocation import inside, submit_study
 
@@ -82,7 +85,7 @@ def main() -> int:
         finished = run_trials(study, session)
     code = _report(study, finished=finished)
     if finished and code == 0:
-        write_atomically(study.folder.path / "done.json", json.dumps({"stages": ["study"]}) + "\n")
+        write_atomically(_done(folder), json.dumps({"stages": ["study"]}) + "\n")
     return code if finished else PREEMPTED
 
 
@@ -92,9 +95,14 @@ def _resolved(file: StudyFile) -> StudyFile:
     return StudyFile(study=file.study.model_copy(update={"base": None}), **runs)
 
 
-def _check_exists(study: OpenStudy) -> None:
-    if not study.folder.settings_path.is_file():
-        raise RunError("there is no such study", where=study.folder.path, fix="look at study.folder and study.name")
+def _done(folder: StudyFolder) -> Path:
+    """Written when the search is at its end."""
+    return folder.path / "done.json"
+
+
+def _check_exists(folder: StudyFolder) -> None:
+    if not folder.settings_path.is_file():
+        raise RunError("there is no such study", where=folder.path, fix="look at study.folder and study.name")
 
 
 def _check_same(study: OpenStudy, *, resume: bool) -> None:
@@ -104,7 +112,7 @@ def _check_same(study: OpenStudy, *, resume: bool) -> None:
         RunError: it exists, or not, or its runs would differ from those that it has.
     """
     if resume:
-        _check_exists(study)
+        _check_exists(study.folder)
     elif study.folder.settings_path.is_file():
         raise RunError(
             "a study of this name exists",
@@ -114,7 +122,7 @@ def _check_same(study: OpenStudy, *, resume: bool) -> None:
     else:
         return
     before = load_study(study.folder.settings_path)
-    changed = differences(what_is_computed(before.config()), what_is_computed(study.file.config()))
+    changed = differences(settings_of_results(before.config()), settings_of_results(study.file.config()))
     if changed:
         raise RunError(
             "the study to resume has runs with other settings",
@@ -131,7 +139,6 @@ def _print_plan(study: OpenStudy) -> int:
         return 0
     points = study.space.points()
     for point in points:
-        study.space.config(point)
         print("  ".join(f"{name}={value}" for name, value in point.items()))
     print(f"{len(points)} trials")
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from typing import Any
 
 from ray import tune as ray_tune
@@ -30,15 +32,21 @@ class Watching(ray_tune.Callback):
         self._progress = progress
         self._of_member: dict[str, str] = {}  # what each of Ray's trials does now
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Pass on a request to stop that came before Ray Tune listened."""
+        if self._study.folder.leave_path.exists():
+            os.kill(os.getpid(), signal.SIGUSR1)
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A row has come."""
         record = self._study.folder.trial(result["id"])
-        former = self._of_member.get(trial.trial_id, record.id)
+        former = self._study.folder.trial(self._of_member.get(trial.trial_id, record.id))
         self._of_member[trial.trial_id] = record.id
-        if former != record.id:  # PBT lets it go on with a copy of a better one
-            self._stop(self._study.folder.trial(former), replaced=True)
+        if former.id != record.id:  # PBT lets it go on with a copy of a better one
+            self._stop(former, replaced=True)
+            self._progress.over(former.id, former.facts, "replaced")
         self._progress.row(record.id, record.facts, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -52,10 +60,17 @@ class Watching(ray_tune.Callback):
         """A trial has failed for good, or the study ends."""
         if self._study.folder.leave_path.exists():
             return
-        record = self._study.trial(point_of(trial.config))
-        end = record.end or {"state": "failed", "error": str(trial.get_error() or "its actor was lost")}
-        self._cancel(record)
-        self._progress.over(record.id, record.facts, end["state"], end.get("error", ""))
+        error = trial.get_error()
+        cause = getattr(error, "cause", None) or error or "its actor was lost"
+        try:
+            record = self._study.trial(point_of(trial.config))
+            if record.end is None:
+                record.finish("failed", error=str(cause), traceback=str(error or ""))
+            self._cancel(record)
+            end = record.end or {}
+            self._progress.over(record.id, record.facts, end.get("state", "failed"), end.get("error", ""))
+        except (ColocamError, OSError) as unknown:  # settings that contradict each other, or a full disk
+            log.warning("a trial has failed and left no record: %s (%s)", cause, unknown)
 
     def _stop(self, record: Record, **facts: Any) -> None:
         try:
@@ -68,6 +83,6 @@ class Watching(ray_tune.Callback):
         if self._study.file.study.executor != "slurm":
             return
         try:
-            cancel(record)
+            cancel([record])
         except ColocamError as error:
             log.warning("%s", error)

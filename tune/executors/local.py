@@ -136,7 +136,7 @@ class LocalWork:
 
 
 def _left_of(former: dict[str, Any]) -> list[int]:
-    """Processes of an earlier start that live: the supervisor, or, if it was killed, the ranks that are about to leave."""
+    """Processes of an earlier start that live: the supervisor, or, if it was killed, its ranks, which are leaving."""
     now = _started(former["pid"])
     if now is not None:
         return [former["pid"]] if now == former["started"] else []
