@@ -87,7 +87,7 @@ class StudySettings(Section):
     folder: Path = Path("studies")
     base: Path | None = None  # recipe of the runs; the file's other sections win over it
     space: Annotated[dict[str, Written], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     search: Literal["grid", "random", "tpe"] = "grid"
     samples: Positive | None = None  # points, for "random" and "tpe"
     search_seed: Annotated[int, Field(ge=0)] = 0
@@ -121,6 +121,8 @@ class StudySettings(Section):
         ranges = [name for name, values in self.space.items() if isinstance(values, Range)]
         if self.search == "grid" and ranges:
             raise ValueError(f"a grid wants lists of values, but {', '.join(ranges)} has low and high")
+        if not self.seeds:
+            raise ValueError("study.seeds is empty")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"study.seeds has a seed twice ({list(self.seeds)})")
         if self.search == "tpe" and len(self.seeds) > 1 and self.scheduler.name != "none":

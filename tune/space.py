@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +180,8 @@ class Space:
             return []
         axes = [dimension, *(self.dimensions[name] for name in sorted(dimension.mentions))]
         ends = [list(one.choices) or [one.at(0.0), one.at(1.0 - 1e-9)] for one in axes]
-        if not dimension.choices and dimension.name not in set(setting_names()):
+        by_itself = all(dimension.name in choice for choice in dimension.choices.values())  # also if it is a range
+        if by_itself and dimension.name not in set(setting_names()):
             ends[0] = ends[0][:1]
         found: dict[str, None] = {}
         computed: dict[str, str] = {}
@@ -237,34 +238,25 @@ class Space:
             found = [self._sample(number) for number in range(study.samples or 0)]
         # The whole space with the first seed, then with the next.
         kept: dict[str, dict[str, Any]] = {}
-        for seed in study.seeds:
-            for point in found:
-                seeded = {**point, SEED: seed}
-                kept.setdefault(self._effect(seeded), seeded)
-        self._check_together(kept.values())
-        return list(kept.values())
-
-    def _check_together(self, points: Iterable[Point]) -> None:
-        found: dict[str, None] = {}
-        for point in points:
+        problems: dict[str, None] = {}
+        for seed, point in itertools.product(study.seeds, found):
+            seeded = {**point, SEED: seed}
             try:
-                config = self.config(point)
+                config = self.config(seeded)
                 for stage in trained_stages(config):
                     stage_batch(config, stage, self._world(config))
+                kept.setdefault(content_hash(config), seeded)  # of points whose runs are the same, the first
             except ColocamError as error:
-                found[f"{_written({name: point[name] for name in self.dimensions})}: {_in_short(error)}"] = None
-        if found:
+                problems[f"{_written(point)}: {_in_short(error)}"] = None
+        if problems:
             raise ConfigError(
-                f"{len(found)} point{'s' if len(found) > 1 else ''} of the search space cannot be run"
-                + "".join(f"\n  - {problem}" for problem in list(found)[:_NAMED])
-                + (f"\n  - and {len(found) - _NAMED} more" if len(found) > _NAMED else ""),
+                f"{len(problems)} point{'s' if len(problems) > 1 else ''} of the search space cannot be run"
+                + "".join(f"\n  - {problem}" for problem in list(problems)[:_NAMED])
+                + (f"\n  - and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""),
                 where="study.space",
                 fix="choices with names can set several settings that fit together",
             )
-
-    def _effect(self, point: Point) -> str:
-        """Equal for points whose runs are the same, of which only the first is done."""
-        return json.dumps(sorted(dict(text.partition("=")[::2] for text in self.settings(point)).items()))
+        return list(kept.values())
 
     def _sample(self, number: int) -> dict[str, Any]:
         """A random point that depends on its number only, so that a larger space or more samples keep it."""
