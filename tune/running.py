@@ -145,6 +145,7 @@ class TrialRunner:
                 return self._told(row, done=False)
             end = self.record.end
             if end is not None:
+                self._let_go()
                 if end["state"] == "failed":
                     raise WorkError(end["error"], end.get("traceback", ""))
                 return self._told(row or self._last(), done=True)
@@ -188,7 +189,6 @@ class TrialRunner:
         if self._work.living():
             return False
         _conclude(self.record, self._work)
-        self._let_go()
         return True
 
     def _start(self) -> bool:
@@ -196,11 +196,8 @@ class TrialRunner:
         self._claim = self._claim or self.record.claim()
         if self._claim is None:
             return False
-        if self.record.end is not None:
-            self._let_go()
-            return True
         work = self._study.work(self.record)
-        if (self.record.run / "done.json").is_file():
+        if self.record.end is not None or (self.record.run / "done.json").is_file():
             _conclude(self.record, work)
             return True
         config = self._with_classifier()
