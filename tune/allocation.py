@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from colocam_dist.config import Config
 from colocam_dist.console import run_console
 from colocam_dist.errors import ClusterError
@@ -38,6 +40,7 @@ __all__ = ["PART", "StudyJob", "inside", "submit_study"]
 PART = Part(("study",))
 _INSIDE = "COLOCAM_STUDY_ALLOCATION"
 _START_TIME = 180.0  # seconds in which all nodes must have joined
+_END_TIME = 5.0  # seconds that Ray's processes may take to end
 _LOOK_EVERY = 0.2  # seconds
 _OBJECT_STORE = 80 * 2**20  # bytes; the least that Ray takes
 
@@ -129,6 +132,7 @@ class StudyJob:
         write_token(meeting.token)
         try:
             with _ray_node(meeting, ["--head", f"--port={meeting.port}", "--include-dashboard=false"]):
+                _await_port(meeting.ip, meeting.port)
                 write_atomically(meeting.address_file, json.dumps({"address": meeting.address}))
                 return self._drive(meeting, stop)
         finally:
@@ -162,6 +166,7 @@ class _Meeting:
         self.address_file = folder / f"ray-{job}-{start}.json"
         self.over = folder / f"ray-{job}-{start}.over"
         self.token = folder / f"ray-{job}-{start}.token"
+        self.log = folder / "jobs" / f"ray-{job}-{start}-{socket.gethostname()}.log"
         self.port = 6400 + int(job) % 1000
         self.nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_JOB_NUM_NODES", "1")))
         self.ip = socket.gethostbyname(socket.gethostname())
@@ -171,6 +176,18 @@ class _Meeting:
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             NODES: str(self.nodes),
         }
+
+
+def _await_port(host: str, port: int) -> None:
+    deadline = time.monotonic() + _START_TIME
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ClusterError("Ray does not answer", where=f"{host}:{port}", got=error.strerror) from None
+            time.sleep(_LOOK_EVERY)
 
 
 def _lend_node(meeting: _Meeting) -> int:
@@ -199,13 +216,25 @@ def _ray_node(meeting: _Meeting, options: Sequence[str]) -> Iterator[subprocess.
         command += [f"--node-ip-address={meeting.ip}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
         command += [f"--temp-dir={temporary}", f"--object-store-memory={_OBJECT_STORE}", "--include-log-monitor=false"]
         environment = os.environ | SETTINGS | meeting.environment
-        ray = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with meeting.log.open("ab") as log:
+            ray = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             yield ray
         finally:
-            ray.terminate()  # it ends what it has started
-            try:
-                ray.wait(20.0)
-            except subprocess.TimeoutExpired:
-                ray.kill()
-                ray.wait()
+            _end(ray)
+
+
+def _end(ray: subprocess.Popen[bytes]) -> None:
+    """End Ray's processes, agents included, which by themselves would take a minute after the head has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(ray.pid).children(recursive=True)
+        ray.terminate()
+        _, left = psutil.wait_procs(below, timeout=_END_TIME)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    try:
+        ray.wait(_END_TIME)
+    except subprocess.TimeoutExpired:
+        ray.kill()
+        ray.wait()

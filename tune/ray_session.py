@@ -57,7 +57,7 @@ def write_token(path: Path) -> None:
 def ray_session(token: Path, cpus: float, gpus: float | None) -> Iterator[Path]:
     """Ray within it; gives a folder for its files, which goes with it.
 
-    With RAY_ADDRESS set it joins that Ray, whose token must be the same, and leaves it running.
+    With RAY_ADDRESS set it joins that Ray, whose key RAY_AUTH_TOKEN_PATH must name, and leaves it running.
 
     Args:
         token: file for the key.
@@ -65,9 +65,9 @@ def ray_session(token: Path, cpus: float, gpus: float | None) -> Iterator[Path]:
         gpus: likewise; None = as many as it finds.
     """
     address = os.environ.get("RAY_ADDRESS")
-    os.environ.update(SETTINGS | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
+    os.environ.update(SETTINGS)
     if address is None:
-        os.environ.update(_LOOPBACK)
+        os.environ.update(_LOOPBACK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
         write_token(token)
     temporary = _new_folder(token.with_name("ray-folder"))
     import ray
