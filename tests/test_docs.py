@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from colocam_dist.config import load, setting_names
+from tune.settings import StudySettings, load_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = re.compile(
-    r"^(?:deepspeed(?: -[-\w]+(?: \d+)?)*|python) ((?:launchers|benchmarks)/\w+\.py|-m shards\.\w+)(.*)$", re.MULTILINE
+    r"^(?:deepspeed(?: -[-\w]+(?: \d+)?)*|python) ((?:launchers|benchmarks)/\w+\.py|-m (?:shards|tune)\.\w+)(.*)$", re.MULTILINE
 )
 
 SUBCOMMANDS = ("cancel", "logs", "resume", "status")  # of launchers/submit.py, with options of their own
@@ -46,10 +47,13 @@ def test_commands_are_found() -> None:
 def test_commands_name_existing_programs_options_recipes_and_settings(page: str, program: str, arguments: str) -> None:
     words = shlex.split(arguments)
     overrides = [word for word in words if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+=.*", word)]
-    assert {word.partition("=")[0] for word in overrides} <= set(setting_names())
+    known = {*setting_names(), *(f"study.{name}" for name in setting_names(StudySettings))}
+    assert {word.partition("=")[0] for word in overrides} <= known
     axes = [word for before, word in itertools.pairwise(words) if before == "--array"]
     for word in words:
-        if word.startswith("configs/"):
+        if word.startswith("configs/tune/"):
+            load_study(ROOT / word, overrides)
+        elif word.startswith("configs/"):
             load(ROOT / word, [override for override in overrides if override not in axes])
     start = program.split() if program.startswith("-m") else [program]
     start += words[:1] if words[:1] and words[0] in SUBCOMMANDS else []
@@ -78,3 +82,12 @@ def test_settings_named_in_the_text_exist(page: Path) -> None:
 def test_python_examples_run(page: Path) -> None:
     for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(example, page.name, "exec"), {})
+
+
+def test_every_shipped_study_is_in_the_docs_and_its_settings_are_right() -> None:
+    page = (ROOT / "docs/studies.md").read_text()
+    files = sorted((ROOT / "configs/tune").glob("*.yaml"))
+    assert len(files) == 10
+    for file in files:
+        assert f"configs/tune/{file.name}" in page
+        load_study(file)
