@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tune.folder import Record
-from tune.running import OpenStudy
+from tune.folder import Record, StudyFolder
+from tune.running import OpenStudy, TrialRunner
 from tune.settings import StudyFile, load_study
 
 SMALL = {
@@ -51,8 +51,6 @@ class Desk:
     def open(self, *overrides: str, **study: Any) -> OpenStudy:
         """Such a study as its trials see it."""
         file = self.file(*overrides, **study)
-        from tune.folder import StudyFolder
-
         return OpenStudy(file, StudyFolder(file.study.path))
 
 
@@ -67,6 +65,8 @@ class FakeRuns:
 
     def rows(self, run: Path, corlocs: Sequence[float], *, stage: str = "localizer", first: int = 1) -> None:
         """Append validations, one an epoch, and rows of training between them."""
+        if not corlocs:
+            return
         run.mkdir(parents=True, exist_ok=True)
         with (run / "metrics.jsonl").open("a") as file:
             for epoch, corloc in enumerate(corlocs, start=first):
@@ -87,8 +87,6 @@ class FakeRuns:
 
     def trial(self, study: OpenStudy, point: dict[str, Any], corlocs: Sequence[float] = (), **end: Any) -> Record:
         """The record of a trial with these validations, and with an end if its state is given."""
-        from tune.running import TrialRunner
-
         record = TrialRunner(study, point).record
         self.rows(record.run, corlocs)
         if end:
