@@ -19,6 +19,7 @@ from tune.folder import Record, StudyFolder
 from tune.progress import Progress
 from tune.ray_session import ray_session
 from tune.running import OpenStudy
+from tune.space import BORN, SEED
 
 __all__ = ["run_trials"]
 
@@ -68,13 +69,14 @@ def _end_replaced(folder: StudyFolder) -> None:
 
 def _in_order(known: list[dict[str, Any]], study: OpenStudy) -> list[dict[str, Any]]:
     """The list of points: those of earlier sessions first, as far as they are still points of the space."""
-    if study.file.study.scheduler.name == "pbt" and known:
-        living = [record for record in study.folder.records("trial") if (record.end or {}).get("state") != "stopped"]
-        return [record.facts["point"] for record in living] + [
-            point for point in study.space.points() if point not in known
-        ]
     wanted = study.space.points()
-    names = {*study.space.dimensions, "run.seed"}
+    names = {*study.space.dimensions, SEED}
+    if study.file.study.scheduler.name == "pbt":
+        living = [record for record in study.folder.records("trial") if (record.end or {}).get("state") != "stopped"]
+        members = [record.facts["point"] for record in living]
+        return [point for point in members if point.keys() - {BORN} == names] + [
+            point for point in wanted if point not in known
+        ]
     kept = [point for point in known if point.keys() == names and point in wanted]
     return [*kept, *(point for point in wanted if point not in kept)]
 
