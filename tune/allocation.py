@@ -80,7 +80,8 @@ def submit_study(study: OpenStudy, arguments: Sequence[str]) -> str:
         if active:
             raise ClusterError("the study has a job that is not over", where=folder.run, got=", ".join(active))
         check_visible(config.slurm, folder.run, paths_of([config], ranks_command(config.slurm, place)))
-        (folder.run / PART.marker).unlink(missing_ok=True)
+        for former in (PART.marker, "failed.json"):
+            (folder.run / former).unlink(missing_ok=True)
         folder.logs.mkdir(parents=True, exist_ok=True)
         take_snapshot(folder.code, packages=("colocam_dist", "launchers", "tune"))
         folder.write(Submission(**{**vars(submission), "code": code_facts()}))

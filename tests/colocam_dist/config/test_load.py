@@ -8,6 +8,8 @@ import pytest
 
 from colocam_dist.config import dump, load, parse, setting_names
 from colocam_dist.config.command_line import Supervision
+from colocam_dist.config.load import load_model
+from colocam_dist.config.section import Section
 from colocam_dist.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
@@ -124,3 +126,47 @@ def test_setting_names_are_unique_and_reach_the_leaves() -> None:
     names = list(setting_names())
     assert len(names) == len(set(names))
     assert "localizer.loss.size_barrier.t_factor" in names
+
+
+class Small(Section):
+    """Settings of something else than a run."""
+
+    length: int = 1
+    color: str = "red"
+
+
+class Other(Section):
+    small: Small = Small()
+
+
+def test_other_settings_are_read_and_refused_alike(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("small: {length: 2}\n")
+    assert load_model(Other, path, ["small.color=blue"]) == Other(small=Small(length=2, color="blue"))
+    again = tmp_path / "again.yaml"
+    again.write_text(dump(load_model(Other, path)))
+    assert load_model(Other, again) == load_model(Other, path)
+    with pytest.raises(ConfigError) as caught:
+        load_model(Other, path, ["small.lenght=3", "small.length=x", "small.color.deep=1", "small.length=[", "junk"])
+    message = str(caught.value)
+    assert message.startswith("5 problems")
+    assert "small.length [command line]: value is not YAML" in message
+    assert "small.lenght [command line]: unknown setting; did you mean small.length?" in message
+    assert "data" not in message.partition("fix:")[0].replace("data.n_frames=4", ""), "not the names of runs"
+
+
+def test_errors_say_where_overrides_stand() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_model(Other, None, ["small.length=x", "small.color=[", "small.length.deep=1"], source="study")
+    message = str(caught.value)
+    assert "command line" not in message
+    for problem in (
+        "small.length [study]: Input",
+        "small.color [study]: value is not YAML",
+        "small.length.deep [study]",
+    ):
+        assert problem in message
+
+
+def test_names_of_other_settings() -> None:
+    assert list(setting_names(Other)) == ["small", "small.length", "small.color"]

@@ -9,7 +9,7 @@ import pytest
 from colocam_dist.config import load
 from colocam_dist.errors import RunError
 from colocam_dist.files import write_atomically
-from colocam_dist.runs.folder import RunFolder
+from colocam_dist.runs.folder import RunFolder, differences, what_is_computed
 
 
 def make(tmp_path: Path, *overrides: str) -> RunFolder:
@@ -59,3 +59,31 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
         write_atomically(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("run.name=b", True),
+        ("run.stages=[classifier]", True),
+        ("data.workers=0", True),
+        ("data.remote.tries=1", True),
+        ("engine.precision=bf16", True),
+        ("slurm.nodes=2", True),
+        ("checkpoint.keep=5", True),
+        ("run.seed=1", False),
+        ("data.flip=false", False),
+        ("evaluation.iou=0.7", False),
+        ("cams.batch=1", False),
+    ],
+)
+def test_what_is_computed_is_told_from_where_it_is_computed(override: str, same: bool) -> None:
+    before, after = (what_is_computed(load(None, ["data.shards=here", *more])) for more in ([], [override]))
+    assert (before == after) == same
+
+
+def test_differences_are_named_with_both_values() -> None:
+    old = {"a": {"b": 1, "c": [1, 2]}, "d": None, "e": {"f": 1}}
+    new = {"a": {"b": 2, "c": [1, 2]}, "d": None, "e": 3, "g": True}
+    assert sorted(differences(old, new)) == ["a.b (1 -> 2)", "e ({'f': 1} -> 3)", "g (None -> True)"]
+    assert differences(old, old) == []

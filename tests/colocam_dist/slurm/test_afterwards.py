@@ -331,3 +331,18 @@ def test_a_time_that_ends_before_anything_is_saved_does_not_go_on_forever() -> N
     assert (stopped.reason, stopped.requeue) == ("time limit", False)
     assert "3 times in a row" in stopped.refusal
     assert decide(REQUEUE, near, ends, LIMITS, done=False, saved=["step-1"]).requeue
+
+
+@pytest.mark.parametrize("new", ["trials/a/checkpoints/localizer/latest.json", "records/b/end.json"])
+def test_checkpoints_and_ends_of_the_trials_of_a_study_are_progress(
+    new: str, submitted: Callable[..., SlurmFolder]
+) -> None:
+    folder = submitted(max_restarts=100)
+    first = folder.run / "classifiers/c/checkpoints/classifier/latest.json"
+    first.parent.mkdir(parents=True)
+    first.write_text("first")
+    assert [afterwards(folder, 137) for _ in range(2)] == [REQUEUE] * 2
+    (folder.run / new).parent.mkdir(parents=True)
+    (folder.run / new).write_text("second")
+    assert [afterwards(folder, 137) for _ in range(3)] == [REQUEUE, REQUEUE, 137]
+    assert [row["saved"] for row in rows(folder.run)] == [["first"]] * 2 + [["first", "second"]] * 3

@@ -91,3 +91,16 @@ def test_the_code_is_described(git: str | None, facts: dict[str, Any], fake_slur
         fake_slurm.add("git", git)
     assert code_facts() == {"version": colocam_dist.__version__, **facts}
     assert all(call[:2] == ["-C", str(PACKAGE.parent)] for call in fake_slurm.calls("git"))
+
+
+def test_other_packages_of_the_project_can_come_with_it(small_package: Path, tmp_path: Path) -> None:
+    other = small_package.parent / "tune"
+    (other / "__pycache__").mkdir(parents=True)
+    (other / "__pycache__/study.pyc").touch()
+    (other / "study.py").write_text("new = True\n")
+    take_snapshot(tmp_path / "code", packages=("colocam_dist", "tune"))
+    assert files(tmp_path / "code").keys() == {"colocam_dist/__init__.py", "tune/study.py"}
+    with pytest.raises(FileNotFoundError):
+        take_snapshot(tmp_path / "code", packages=("colocam_dist", "nowhere"))
+    assert files(tmp_path / "code").keys() == {"colocam_dist/__init__.py", "tune/study.py"}, "all or nothing"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

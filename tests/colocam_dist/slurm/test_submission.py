@@ -375,3 +375,11 @@ def test_a_part_of_an_array_is_queued_again_if_one_run_has_not_done_it(settings:
     again = order_again(made.folder, [])
     assert list(again.part_numbers) == [1, 2, 3]
     assert [config.run.seed for config in again.configs] == [0, 1]
+
+
+def test_nodes_are_looked_at_unless_it_was_done_before(settings: list[str], fake_slurm: Any) -> None:
+    submit(asked(settings), look=False)
+    assert fake_slurm.calls("srun") == []
+    fake_slurm.queue("101|COMPLETED|None|vn1|0:01|1:00:00|N/A")
+    submit(asked(settings, "run.on_exists=resume"))
+    assert len(fake_slurm.calls("srun")) == 1

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from colocam_dist.training.signals import StopRequests, launchers_above
+from colocam_dist.training.signals import LAUNCHER_PID, StopRequests, launchers_above, watch_launchers
 
 ROOT = Path(__file__).parents[3]
 
@@ -80,3 +81,48 @@ def test_the_end_of_a_launcher_is_a_request(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     assert told.read_text() == "end of deepspeed"
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that passes for the launcher of this one."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        monkeypatch.setenv(LAUNCHER_PID, str(process.pid))
+        yield process
+        process.kill()
+
+
+def watching() -> bool:
+    return "watch-launchers" in [thread.name for thread in threading.enumerate()]
+
+
+def test_whoever_asks_is_told_once_of_the_end_of_a_launcher(launcher: subprocess.Popen[bytes]) -> None:
+    told: list[str] = []
+    watch_launchers(told.append, threading.Event())
+    assert watching()
+    assert told == []
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 10
+    while watching():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert told == ["end of supervisor"]
+
+
+def test_after_the_end_of_the_work_nobody_is_told(launcher: subprocess.Popen[bytes]) -> None:
+    told: list[str] = []
+    over = threading.Event()
+    watch_launchers(told.append, over)
+    over.set()
+    deadline = time.monotonic() + 10
+    while watching():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    launcher.kill()
+    assert told == []
+
+
+def test_without_a_launcher_nothing_is_watched() -> None:
+    watch_launchers(lambda reason: None, threading.Event())
+    assert not watching()

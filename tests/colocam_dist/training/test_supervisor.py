@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from colocam_dist.config import CommandLine, load
 from colocam_dist.config.command_line import Supervision
 from colocam_dist.errors import ConfigError
 from colocam_dist.training import supervisor
+from colocam_dist.training.signals import LAUNCHER_PID
 from colocam_dist.training.supervisor import FRUITLESS, Supervisor, accumulations_left, supervise
 
 ROOT = Path(__file__).parents[3]
@@ -197,7 +199,7 @@ import sys
 from pathlib import Path
 from colocam_dist.config.command_line import Supervision
 from colocam_dist.training.supervisor import Supervisor
-Supervisor(sys.argv[2:], Path(sys.argv[1]), Supervision(2, 3)).run()
+sys.exit(Supervisor(sys.argv[2:], Path(sys.argv[1]), Supervision(2, 3)).run())
 """
 WATCHES = """
 ready()
@@ -226,3 +228,45 @@ def test_ranks_notice_that_the_supervisor_was_killed(fake_ranks: Any) -> None:
     for rank in range(2):
         assert (fake_ranks.folder / f"told-{rank}").read_text() == "end of supervisor"
         assert len(fake_ranks.starts(rank)) == 1
+
+
+SAVES = """
+def leave(*signal):
+    (folder / f"told-{rank}").touch()
+    time.sleep(0.3)
+    (folder / f"saved-{rank}").touch()
+    sys.exit(85)
+signal.signal(signal.SIGTERM, leave)
+ready()
+time.sleep(60)
+"""
+
+
+def test_the_end_of_what_started_the_supervisor_lets_the_ranks_save(fake_ranks: Any) -> None:
+    command = fake_ranks.command(SAVES)
+    with subprocess.Popen(["sleep", "60"]) as starter:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), LAUNCHER_PID: str(starter.pid)}
+        words = [sys.executable, "-c", START, str(fake_ranks.folder), *command]
+        with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            fake_ranks.wait_for("ready-0", "ready-1")
+            assert process.poll() is None
+            starter.kill()
+            starter.wait()
+            _, said = process.communicate(timeout=20)
+    assert process.returncode == 85
+    assert "the run is to save and leave" in said
+    assert [(fake_ranks.folder / f"saved-{rank}").exists() for rank in range(2)] == [True, True]
+    assert [len(fake_ranks.starts(rank)) for rank in range(2)] == [1, 1], "it was asked to stop, it did not fail"
+
+
+def test_a_supervisor_that_nobody_watches_over_leaves_no_thread(
+    fake_ranks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as starter:
+        monkeypatch.setenv(LAUNCHER_PID, str(starter.pid))
+        assert run(fake_ranks, "done()\n") == 0
+        deadline = time.monotonic() + 10
+        while "watch-launchers" in [thread.name for thread in threading.enumerate()]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        starter.kill()
