@@ -59,6 +59,10 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
+    def begun(self, id: str, facts: Mapping[str, Any]) -> None:
+        """A trial has begun, or goes on after a pause."""
+        self._line(id, facts).changed = time.monotonic()
+
     def row(self, id: str, facts: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         """A trial has a new figure.
 
@@ -97,9 +101,11 @@ class Progress:
         table = Table(title=f"{self._title}: {self._count()}{figure}", title_justify="left")
         for name in ("#", "point", "state", "epoch", "CorLoc", "best", "time"):
             table.add_column(name, justify="left" if name in ("point", "state") else "right")
-        newest = sorted(self._lines.values(), key=lambda line: (line.state != "running", -line.changed))[:_ROWS]
+        newest = sorted(self._lines.values(), key=lambda line: (line.state not in ("begun", "running"), -line.changed))[
+            :_ROWS
+        ]
         for line in sorted(newest, key=lambda line: line.number):
-            end = time.monotonic() if line.state == "running" else line.changed
+            end = time.monotonic() if line.state in ("begun", "running") else line.changed
             figures = ["" if value is None else f"{value:.1f}" for value in (line.corloc, line.best)]
             style = {"failed": "red", "finished": "green", "stopped": "dim"}.get(line.state)
             cells = (str(line.number), escape(line.shown), line.state, f"{line.epoch}/{line.epochs}")

@@ -37,6 +37,18 @@ class Watching(ray_tune.Callback):
         if self._study.folder.leave_path.exists():
             os.kill(os.getpid(), signal.SIGUSR1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray Tune writes its callbacks down, which a drawn table cannot be; nobody reads it (:mod:`tune.folder`)."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is given its share of the machine."""
+        point = point_of(trial.config)
+        config = self._study.space.config(point)
+        epochs = config.localizer.epochs if "localizer" in config.run.stages else 0
+        facts = {"shown": self._study.space.shown(point), "seed": config.run.seed, "epochs": epochs}
+        self._progress.begun(self._study.trial(point).id, facts)
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:

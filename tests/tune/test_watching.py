@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import signal
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,12 +25,17 @@ POINT = {"data.n_frames": "2", "run.seed": 0}
 
 
 class Told(Progress):
-    """Notes what it is told."""
+    """Notes what it is told; cannot be pickled, as a drawn table."""
 
     def __init__(self) -> None:
         super().__init__("s", None)
+        self.lock = threading.Lock()
+        self.started: list[tuple[str, int]] = []
         self.rows: list[tuple[str, int]] = []
         self.ends: list[tuple[str, str, str]] = []
+
+    def begun(self, id: str, facts: Any) -> None:
+        self.started.append((id, facts["epochs"]))
 
     def row(self, id: str, facts: Any, row: Any) -> None:
         self.rows.append((id, row["epoch"]))
@@ -205,3 +212,12 @@ def test_settings_that_contradict_each_other_do_not_end_the_study(
     Watching(study, told).on_trial_error(1, [], of_ray(point, error=RayTaskError(ValueError("smaller than a window"))))
     assert "a trial has failed and left no record: smaller than a window" in caplog.text
     assert told.ends == []
+
+
+def test_a_trial_is_shown_as_soon_as_it_is_begun(study: OpenStudy, told: Told) -> None:
+    Watching(study, told).on_trial_start(0, [], of_ray(POINT))
+    assert told.started == [(study.trial(POINT).id, study.space.config(POINT).localizer.epochs)]
+
+
+def test_ray_can_write_it_down_although_a_table_is_drawn(study: OpenStudy, told: Told) -> None:
+    pickle.loads(pickle.dumps(Watching(study, told)))
