@@ -18,7 +18,8 @@ from tune.settings import StudySettings, load_study
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = re.compile(
-    r"^(?:deepspeed(?: -[-\w]+(?: \d+)?)*|python) ((?:launchers|benchmarks)/\w+\.py|-m (?:shards|tune)\.\w+)(.*)$", re.MULTILINE
+    r"^(?:deepspeed(?: -[-\w]+(?: \d+)?)*|python) ((?:launchers|benchmarks)/\w+\.py|-m (?:shards|tune)\.\w+)(.*)$",
+    re.MULTILINE,
 )
 
 SUBCOMMANDS = ("cancel", "logs", "resume", "status")  # of launchers/submit.py, with options of their own

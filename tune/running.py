@@ -44,9 +44,10 @@ class OpenStudy:
 
     @classmethod
     def at(cls, path: Path) -> OpenStudy:
-        """That of a folder, by the settings which are written there."""
+        """That of a folder, by the settings which are written there: they were checked before."""
         folder = StudyFolder(path)
-        return cls(load_study(folder.settings_path), folder)
+        file = load_study(folder.settings_path)
+        return cls(file, folder, Space(file, checked=True))
 
     def work(self, record: Record) -> Work:
         """Who does the work of a record."""

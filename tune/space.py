@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,19 +125,18 @@ class Space:
 
     Args:
         file: of the study.
+        checked: its values are known to be right; to look at all of them means to open the data for each.
 
     Attributes:
         dimensions: by name.
-        epochs: of stage 2 of the longest run.
 
     Raises:
         ConfigError: every dimension that is none, and every value that runs would refuse.
     """
 
-    def __init__(self, file: StudyFile) -> None:
+    def __init__(self, file: StudyFile, *, checked: bool = False) -> None:
         self._file = file
         self.dimensions: dict[str, Dimension] = {}
-        self.epochs = file.config().localizer.epochs
         problems = []
         for name, written in file.study.space.items():
             try:
@@ -148,7 +147,7 @@ class Space:
         problems += [f"${name} is not a dimension" for name in sorted(mentioned - self.dimensions.keys())]
         self._variables = mentioned - set(setting_names())
         problems += self._clashes()
-        if not problems:
+        if not problems and not checked:
             problems += [problem for one in self.dimensions.values() for problem in self._refused(one)]
         if problems:
             raise ConfigError(
@@ -175,29 +174,38 @@ class Space:
         return found
 
     def _refused(self, dimension: Dimension) -> list[str]:
-        """What runs would refuse: each value of a dimension, with each of those that its choices mention."""
+        """What runs would refuse of a dimension, and what makes no difference to them."""
+        found: dict[str, None] = {}
+        computed: dict[str, str] = {}
+        for part in self._values(dimension):
+            where = _written(part)
+            try:
+                config = self._file.config(self._part(part))
+                check_run(config, self._world(config))
+                twin = computed.setdefault(content_hash(config), where)
+                if twin != where and len(part) == 1:
+                    found[f"{twin} and {where} compute the same"] = None
+            except ColocamError as error:
+                found[f"{where}: {_in_short(error)}"] = None
+        return list(found)
+
+    def _values(self, dimension: Dimension) -> Iterator[dict[str, Any]]:
+        """Each value of a dimension, or its ends, with each of those that its choices mention."""
         if dimension.name in self._variables:
-            return []
+            return
         axes = [dimension, *(self.dimensions[name] for name in sorted(dimension.mentions))]
         ends = [list(one.choices) or [one.at(0.0), one.at(1.0 - 1e-9)] for one in axes]
         by_itself = all(dimension.name in choice for choice in dimension.choices.values())  # also if it is a range
         if by_itself and dimension.name not in set(setting_names()):
             ends[0] = ends[0][:1]
-        found: dict[str, None] = {}
-        computed: dict[str, str] = {}
         for values in itertools.product(*ends):
-            part = {one.name: value for one, value in zip(axes, values, strict=True)}
-            where = _written(part)
-            try:
-                config = self._file.config(self._part(part))
-                check_run(config, self._world(config))
-                self.epochs = max(self.epochs, config.localizer.epochs)
-                twin = computed.setdefault(content_hash(config), where)
-                if twin != where and len(axes) == 1:
-                    found[f"{twin} and {where} compute the same"] = None
-            except ColocamError as error:
-                found[f"{where}: {_in_short(error)}"] = None
-        return list(found)
+            yield {one.name: value for one, value in zip(axes, values, strict=True)}
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of stage 2 of the longest run."""
+        parts = [part for one in self.dimensions.values() for part in self._values(one)]
+        return max(self._file.config(self._part(part)).localizer.epochs for part in [{}, *parts])
 
     def _world(self, config: Config) -> int:
         return config.slurm.ranks if self._file.study.executor == "slurm" else self._file.study.ranks

@@ -13,6 +13,7 @@ import yaml
 from tune.folder import Record, StudyFolder
 from tune.running import OpenStudy, TrialRunner
 from tune.settings import StudyFile, load_study
+from tune.space import Space
 
 SMALL = {
     "model": {"encoder": "resnet18", "weights": "none"},
@@ -51,7 +52,7 @@ class Desk:
     def open(self, *overrides: str, **study: Any) -> OpenStudy:
         """Such a study as its trials see it."""
         file = self.file(*overrides, **study)
-        return OpenStudy(file, StudyFolder(file.study.path))
+        return OpenStudy(file, StudyFolder(file.study.path), Space(file, checked=True))
 
 
 @pytest.fixture

@@ -341,8 +341,7 @@ def test_a_classifier_that_fails_takes_its_trials_with_it(study: OpenStudy, crew
     assert crew.begun("trial") == []
 
 
-def test_a_run_with_a_classifier_of_another_one_trains_none(desk: Any, crew: Crew, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tune.space.check_run", lambda config, world: None)
+def test_a_run_with_a_classifier_of_another_one_trains_none(desk: Any, crew: Crew) -> None:
     study = desk.open("classifier.from_run=elsewhere", "run.stages=[localizer,evaluate]")
     assert study.classifier_settings(POINT) is None
     assert figures(rows_of(TrialRunner(study, POINT))) == WHOLE

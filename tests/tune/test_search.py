@@ -26,7 +26,7 @@ TPE = {"space": SPACE, "search": "tpe", "samples": 8}
 
 def made(desk: Any, **study: Any) -> tuple[Any, Space]:
     file = desk.file(**study)
-    return file.study, Space(file)
+    return file.study, Space(file, checked=True)
 
 
 def test_without_a_scheduler_trials_end_by_themselves(desk: Any) -> None:

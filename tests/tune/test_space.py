@@ -152,6 +152,19 @@ def test_a_typo_is_found_before_the_first_trial(space: dict[str, Any], why: str,
     assert caught.value.where == "study.space"
 
 
+def test_what_is_checked_already_is_not_opened_again(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(config: Any, world: int) -> None:
+        raise AssertionError("the data is opened")
+
+    monkeypatch.setattr("tune.space.check_run", check)
+    file = desk.file()
+    with pytest.raises(AssertionError):
+        Space(file)
+    assert Space(file, checked=True).points() == [{"data.n_frames": n, "run.seed": 0} for n in ("1", "2", "4")]
+    with pytest.raises(ConfigError, match="run.seed is set by the study itself"):
+        Space(desk.file(space={"run.seed": [1, 2]}), checked=True)
+
+
 def test_all_problems_of_a_space_are_said_at_once(desk: Any) -> None:
     message = refused(desk, space={"data.nframes": [1], "data.flip": ["perhaps"], "data.n_frames": [2, 64]})
     assert message.startswith("3 problems in the search space")
