@@ -161,7 +161,7 @@ def test_what_is_checked_already_is_not_opened_again(desk: Any, monkeypatch: pyt
     with pytest.raises(AssertionError):
         Space(file)
     assert Space(file, checked=True).points() == [{"data.n_frames": n, "run.seed": 0} for n in ("1", "2", "4")]
-    with pytest.raises(ConfigError, match="run.seed is set by the study itself"):
+    with pytest.raises(ConfigError, match=r"run\.seed is set by the study itself"):
         Space(desk.file(space={"run.seed": [1, 2]}), checked=True)
 
 
