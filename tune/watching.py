@@ -44,7 +44,10 @@ class Watching(ray_tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is given its share of the machine."""
         point = point_of(trial.config)
-        config = self._study.space.config(point)
+        try:
+            config = self._study.space.config(point)
+        except ColocamError:  # settings that contradict each other, of which the trial will die
+            return
         epochs = config.localizer.epochs if "localizer" in config.run.stages else 0
         facts = {"shown": self._study.space.shown(point), "seed": config.run.seed, "epochs": epochs}
         self._progress.begun(self._study.trial(point).id, facts)

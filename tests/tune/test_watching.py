@@ -209,7 +209,9 @@ def test_settings_that_contradict_each_other_do_not_end_the_study(
     space = {"data.n_frames": [1, 4], "localizer.global_batch": [8, 2]}
     study = desk.open("data.n_frames=1", space=space, search="tpe", samples=2)
     point = {"data.n_frames": "4", "localizer.global_batch": "2", "run.seed": 0}
-    Watching(study, told).on_trial_error(1, [], of_ray(point, error=RayTaskError(ValueError("smaller than a window"))))
+    watcher = Watching(study, told)
+    watcher.on_trial_start(1, [], of_ray(point))
+    watcher.on_trial_error(1, [], of_ray(point, error=RayTaskError(ValueError("smaller than a window"))))
     assert "a trial has failed and left no record: smaller than a window" in caplog.text
     assert told.ends == []
 
