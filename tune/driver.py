@@ -98,12 +98,15 @@ def _tune(
     temporary: Path,
     concurrent: int | None,
 ) -> None:
+    import optuna
     from ray import tune as ray_tune
 
     from tune.search import metric, param_space, scheduler, searcher
     from tune.trial import StudyTrial
     from tune.watching import Watching
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = study.file.study
     share = {"cpu": 1.0} if settings.executor == "slurm" else settings.resources.model_dump(include={"cpus", "gpus"})
     resources = {name.rstrip("s"): amount for name, amount in share.items()}
@@ -128,7 +131,6 @@ def _tune(
             verbose=0,
         ),
     )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner.fit()
 
 

@@ -82,7 +82,7 @@ def searcher(study: StudySettings, space: Space, known: Sequence[dict[str, Any]]
     ]
     unique = list({tuple(point.items()): point for point in points}.values())
     proposer = OptunaSearch(
-        {name: _domain(one) for name, one in space.dimensions.items()},
+        OptunaSearch.convert_search_space({name: _domain(one) for name, one in space.dimensions.items()}),
         metric=metric(study),
         mode="max",
         points_to_evaluate=unique or None,

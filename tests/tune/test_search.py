@@ -89,10 +89,11 @@ def test_pbt_changes_the_point_and_names_what_it_has_made(desk: Any) -> None:
     assert point == space.points()[0], "the old one stays as it is"
 
 
-def test_tpe_proposes_points_of_the_space(desk: Any) -> None:
+def test_tpe_proposes_points_of_the_space(desk: Any, caplog: pytest.LogCaptureFixture) -> None:
     study, space = made(desk, **TPE)
     found = searcher(study, space, [])
     assert isinstance(found, OptunaSearch)
+    assert not [record for record in caplog.records if record.name.startswith("ray")], "it has nothing to complain of"
     points = [found.suggest(f"t{number}") for number in range(12)]
     for point in points:
         assert point is not None
