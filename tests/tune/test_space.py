@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from colocam_dist.errors import ConfigError
@@ -124,6 +125,13 @@ def test_random_numbers_cover_a_range_evenly(desk: Any) -> None:
     levels = [math.log(value / 0.001) / math.log(100) for value in values]
     worst = max(abs(level - (place + 0.5) / 100) for place, level in enumerate(levels))
     assert worst < 0.163, "Kolmogorov-Smirnov distance, 1 % level for 100 numbers"
+
+
+def test_dimensions_are_random_by_themselves(desk: Any) -> None:
+    space = {"localizer.loss.colocalization.sigma_rgb": {"low": 1, "high": 2}, WEIGHT: {"low": 1, "high": 2}}
+    points = Space(desk.file(space=space, search="random", samples=100), checked=True).points()
+    one, other = np.array([[point[name] for name in space] for point in points]).T
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.26, "1 % level for 100 pairs"
 
 
 @pytest.mark.parametrize(
