@@ -39,10 +39,10 @@ def start(config: Path, settings: list[str], *, resume: bool) -> subprocess.Pope
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def processes_of(study: Path) -> list[psutil.Process]:
-    """Living processes that were started for a study, and those of its Ray."""
+def processes_of(study: Path, *, jobs: bool = False) -> list[psutil.Process]:
+    """Living processes that were started for a study, and those of its Ray; with `jobs` these only, as jobs go on."""
     note = study / "ray-folder"
-    marks = [str(study), *([note.read_text()] if note.exists() else [])]
+    marks = ([note.read_text()] if note.exists() else []) + ([] if jobs else [str(study)])
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = " ".join(process.info["cmdline"] or [])
@@ -53,6 +53,7 @@ def processes_of(study: Path) -> list[psutil.Process]:
 
 def run(config: Path, study: Path, settings: list[str], moments: list[float]) -> dict[str, Any]:
     """A study that is killed and resumed; what it has found."""
+    jobs = load_study(config, settings).study.executor == "slurm"
     began, left, resume = time.monotonic(), 0, False
     settings = [*settings, f"study.folder={study.parent}", f"study.name={study.name}"]
     for moment in [*moments, None]:
@@ -63,14 +64,17 @@ def run(config: Path, study: Path, settings: list[str], moments: list[float]) ->
             os.kill(driver.pid, signal.SIGKILL)
             driver.wait()
             deadline = time.monotonic() + _LEFT
-            while processes_of(study) and time.monotonic() < deadline:
+            while processes_of(study, jobs=jobs) and time.monotonic() < deadline:
                 time.sleep(0.2)
-            left += len(processes_of(study))
+            left += len(processes_of(study, jobs=jobs))
             resume = (study / "study.yaml").exists()
             continue
         if code != 0:
             raise RuntimeError(f"the study {study} ended with {code}")
         break
+    deadline = time.monotonic() + _LEFT
+    while processes_of(study) and time.monotonic() < deadline:  # jobs that were cancelled a moment ago
+        time.sleep(0.2)
     result = json.loads((study / "study.json").read_text())
     return {
         "seconds": round(time.monotonic() - began, 1),
@@ -85,13 +89,17 @@ def run(config: Path, study: Path, settings: list[str], moments: list[float]) ->
 
 
 def started_again(study: Path) -> int:
-    """How often something was started that was over."""
+    """How often something was started that was over, or a job was queued although there was one."""
     count = 0
     for record in study.glob("records/*"):
         end = json.loads((record / "end.json").read_text())
-        rows = [json.loads(line) for line in (record / "attempts.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in _text(record / "attempts.jsonl").splitlines()]
         count += sum(row["event"] == "start" and row["time"] > end["time"] for row in rows)
-    return count
+    return count + sum(len(_text(path).splitlines()) - 1 for path in study.glob("*/*/slurm/jobs.jsonl"))
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def trained_twice(study: Path) -> int:
