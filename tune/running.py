@@ -169,6 +169,9 @@ class TrialRunner:
             rows = self._study.classifier(self._shared).rows("classifier")
             return {**max(rows, key=lambda row: row["corloc"], default=_NOTHING), "epoch": 0}
         rows = self._rows() if self.epochs else self.record.rows("classifier")
+        parent = self.record.facts["parent"]
+        if not rows and parent is not None:  # it had nothing left to train
+            rows = self._study.folder.trial(parent).rows("localizer")
         return rows[-1] if rows else _NOTHING
 
     def _told(self, row: dict[str, Any], *, done: bool) -> dict[str, Any]:

@@ -497,3 +497,11 @@ def test_a_checkpoint_that_the_parent_removes_meanwhile_is_no_failure(
     assert "localizer/step-4/state.pt" in files(child)
     with pytest.raises(FileNotFoundError):
         inherit(study.folder.trial("none"), fake_runs.trial(study, {**POINT, BORN: "cd34"}))
+
+
+def test_a_child_that_has_nothing_left_to_train_has_the_figure_of_its_parent(study: OpenStudy, fake_runs: Any) -> None:
+    parent = fake_runs.trial(study, POINT, [10.0, 30.0, 20.0])
+    child = TrialRunner(study, {**POINT, BORN: "ab12"}, parent=parent.id)
+    fake_runs.done(child.record.run)
+    row = child.next()
+    assert (row["epoch"], row["corloc"], row["done"]) == (3, 20.0, True)
