@@ -29,7 +29,7 @@ SLURM = ("--executor", "launchers/submit.py")
 def commands(*, slurm: bool) -> list[str]:
     """Those for a cluster, or the others."""
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    found = [line for block in blocks for line in block.splitlines() if line]
+    found = [line for block in blocks for line in block.splitlines() if line and "benchmarks/" not in line]
     return [line for line in found if any(word in line for word in SLURM) == slurm]
 
 
