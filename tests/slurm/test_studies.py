@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/studies.md"
 QUICK = (
-    *("data.workers=0", "classifier.epochs=1", "localizer.epochs=3", "study.scheduler.grace=1"),
+    *("data.workers=0", "classifier.epochs=1", "localizer.epochs=2", "study.scheduler.grace=1"),
     *("slurm.cpus_per_task=1", "study.ask_slurm_every=1", "run.stages=[classifier,cams,localizer]"),
 )
 
