@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from colocam_dist.slurm import snapshot
 from shards.dataset import BuildOptions, build_dataset
 from shards.images import PictureRule
 from shards.sources.frames_csv import read_frames_csv
@@ -231,3 +232,14 @@ def fake_slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     fake = FakeSlurm(tmp_path_factory.mktemp("slurm"))
     monkeypatch.setenv("PATH", str(fake.bin))
     return fake
+
+
+@pytest.fixture
+def small_package(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that is quickly copied when something is submitted, and an empty working folder."""
+    package = tmp_path_factory.mktemp("package") / "colocam_dist"
+    package.mkdir()
+    (package / "code.py").touch()
+    monkeypatch.setattr(snapshot, "_PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    return package

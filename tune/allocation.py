@@ -32,7 +32,7 @@ from colocam_dist.slurm.record import Part, SlurmFolder, Submission, add_attempt
 from colocam_dist.slurm.snapshot import code_facts, take_snapshot
 from colocam_dist.slurm.states import job_states
 from colocam_dist.training.signals import StopRequests
-from tune.ray_session import NODES, SETTINGS, write_token
+from tune.ray_session import NODES, OBJECT_STORE, SETTINGS, write_token
 from tune.running import OpenStudy
 
 __all__ = ["PART", "StudyJob", "inside", "submit_study"]
@@ -42,7 +42,6 @@ _INSIDE = "COLOCAM_STUDY_ALLOCATION"
 _START_TIME = 180.0  # seconds in which all nodes must have joined
 _END_TIME = 5.0  # seconds that Ray's processes may take to end
 _LOOK_EVERY = 0.2  # seconds
-_OBJECT_STORE = 80 * 2**20  # bytes; the least that Ray takes
 
 
 def inside() -> bool:
@@ -215,7 +214,7 @@ def _ray_node(meeting: _Meeting, options: Sequence[str]) -> Iterator[subprocess.
     with tempfile.TemporaryDirectory(prefix="ray-study-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *options]
         command += [f"--node-ip-address={meeting.ip}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-        command += [f"--temp-dir={temporary}", f"--object-store-memory={_OBJECT_STORE}", "--include-log-monitor=false"]
+        command += [f"--temp-dir={temporary}", f"--object-store-memory={OBJECT_STORE}", "--include-log-monitor=false"]
         environment = os.environ | SETTINGS | meeting.environment
         with meeting.log.open("ab") as log:
             ray = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -15,7 +15,8 @@ from typing import Any
 from colocam_dist.errors import ColocamError
 from colocam_dist.slurm.commands import outside_of_jobs
 from tune.executors.slurm import cancel, note_states
-from tune.folder import Record, StudyFolder
+from tune.folder import StudyFolder
+from tune.population import end_replaced, points_of_members
 from tune.progress import Progress
 from tune.ray_session import ray_session
 from tune.running import OpenStudy
@@ -40,7 +41,7 @@ def run_trials(study: OpenStudy, session: Path) -> bool:
     settings, folder = study.file.study, study.folder
     for former in (folder.leave_path, folder.path / "done.json"):
         former.unlink(missing_ok=True)
-    _end_replaced(folder)
+    end_replaced(folder)
     known = [record.facts["point"] for record in folder.records("trial")]
     points = [] if settings.search == "tpe" else _in_order(known, study)
     concurrent = settings.concurrent or (_SLURM_CONCURRENT if settings.executor == "slurm" else None)
@@ -58,25 +59,13 @@ def run_trials(study: OpenStudy, session: Path) -> bool:
         return not asked
 
 
-def _end_replaced(folder: StudyFolder) -> None:
-    """Of what a member of a population has done, only the newest goes on."""
-    newest: dict[str, Record] = {}
-    for record in folder.records("trial"):
-        if record.member and record.member in newest:
-            newest[record.member].finish("stopped", replaced=True)
-        newest[record.member] = record
-
-
 def _in_order(known: list[dict[str, Any]], study: OpenStudy) -> list[dict[str, Any]]:
     """The list of points: those of earlier sessions first, as far as they are still points of the space."""
     wanted = study.space.points()
     names = {*study.space.dimensions, SEED}
     if study.file.study.scheduler.name == "pbt":
-        living = [record for record in study.folder.records("trial") if (record.end or {}).get("state") != "stopped"]
-        members = [record.facts["point"] for record in living]
-        return [point for point in members if point.keys() - {BORN} == names] + [
-            point for point in wanted if point not in known
-        ]
+        members = [point for point in points_of_members(study.folder) if point.keys() - {BORN} == names]
+        return members + [point for point in wanted if point not in known]
     kept = [point for point in known if point.keys() == names and point in wanted]
     return [*kept, *(point for point in wanted if point not in kept)]
 

@@ -152,6 +152,8 @@ class Record:
         data = path.read_bytes() if path.is_file() else b""
         found = {}
         for line in data[: data.rfind(b"\n") + 1].splitlines():
+            if b'"validation"' not in line:  # long runs have many thousand rows of training, and this is asked often
+                continue
             row = json.loads(line)
             if row["stage"] == stage and row["kind"] == "validation" and row["epoch"] > 0:
                 found[row["epoch"]] = row  # an epoch that was done again after an interruption has the same figures

@@ -18,7 +18,7 @@ import psutil
 from colocam_dist.errors import ClusterError
 from colocam_dist.files import write_atomically
 
-__all__ = ["NODES", "SETTINGS", "ray_session", "write_token"]
+__all__ = ["NODES", "OBJECT_STORE", "SETTINGS", "ray_session", "write_token"]
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -42,7 +42,7 @@ NODES = "COLOCAM_STUDY_NODES"
 """Environment variable: how many nodes the Ray that is joined will have."""
 
 _JOIN_TIME = 120.0  # seconds in which they must be there
-_OBJECT_STORE = 80 * 2**20  # bytes; trials exchange nothing through it
+OBJECT_STORE = 80 * 2**20  # bytes; trials exchange nothing through it
 
 
 def write_token(path: Path) -> None:
@@ -124,6 +124,6 @@ def _own(temporary: Path, cpus: float, gpus: float | None) -> dict[str, object]:
         "num_cpus": max(1, -int(-cpus // 1)),
         "num_gpus": gpus,
         "include_dashboard": False,
-        "object_store_memory": _OBJECT_STORE,
+        "object_store_memory": OBJECT_STORE,
         "_temp_dir": str(temporary),
     }

@@ -7,7 +7,6 @@ session, gives the same rows again and goes on behind them; a trial that is over
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from tune.executors import Work, WorkError
 from tune.executors.local import LocalWork
 from tune.executors.slurm import SlurmWork
 from tune.folder import Record, StudyFolder, content_hash
+from tune.population import inherit
 from tune.settings import StudyFile, load_study
 from tune.space import BORN, SEED, Point, Space
 
@@ -83,7 +83,7 @@ class OpenStudy:
             WorkError: it is.
         """
         if self.folder.leave_path.exists():
-            raise WorkError("the study was asked to stop", final=False)
+            raise WorkError("the study was asked to stop")
 
 
 def _concerns(setting: str, groups: Sequence[str]) -> bool:
@@ -233,8 +233,7 @@ class TrialRunner:
                     try:
                         self._study.leaving()
                     except WorkError:
-                        if isinstance(work, LocalWork):
-                            work.end()
+                        work.leave()
                         raise
             if record.end is None:
                 _conclude(record, work)
@@ -260,28 +259,9 @@ class TrialRunner:
 
     def leave(self) -> None:
         """Let go of the trial: processes on this machine save and leave, a job goes on."""
-        if isinstance(self._work, LocalWork):
-            self._work.end()
+        if self._work is not None:
+            self._work.leave()
         self._let_go()
-
-
-def inherit(parent: Record, child: Record) -> None:
-    """Give a run that has not begun the checkpoints and best weights of another one, which may be going on."""
-    source, target = (record.run / "checkpoints" / "localizer" for record in (parent, child))
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(".localizer.partial")
-    for patience in (0.2, 1.0, 5.0, None):
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".*"))
-            break
-        except (shutil.Error, FileNotFoundError):  # the parent has removed an old checkpoint on the way
-            if patience is None:
-                raise
-            time.sleep(patience)
-    partial.rename(target)
 
 
 def _conclude(record: Record, work: Work) -> None:
@@ -301,7 +281,7 @@ def _conclude(record: Record, work: Work) -> None:
         record.finish("failed", error=facts["error"], traceback=facts.get("traceback", ""))
         return
     if (record.run / "preempted.json").is_file():
-        raise WorkError("its processes were asked to leave", final=False)
+        raise WorkError("its processes were asked to leave")
     if work.killed:
-        raise WorkError("its processes were killed", work.last_words(), final=False)
+        raise WorkError("its processes were killed", work.last_words())
     record.finish("failed", error="its processes ended without saying why", traceback=work.last_words())

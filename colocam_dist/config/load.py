@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from colocam_dist.config.schema import Config
 from colocam_dist.errors import ConfigError
 
-__all__ = ["dump", "load", "load_model", "read_yaml", "setting_names"]
+__all__ = ["dump", "load", "load_model", "setting_names"]
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
 
@@ -59,7 +59,7 @@ def load_model(
         overrides: likewise.
         source: where the overrides stand, for errors.
     """
-    merged = {} if path is None else read_yaml(Path(path))
+    merged = {} if path is None else _read_yaml(Path(path))
     origin = dict.fromkeys(_leaves(merged), f"{path}")
     problems: list[str] = []
     for override in overrides:
@@ -101,12 +101,7 @@ def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
             yield from setting_names(annotation, f"{prefix}{name}.")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a file of settings, unchecked.
-
-    Raises:
-        ConfigError: it cannot be read, or is not a mapping.
-    """
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:

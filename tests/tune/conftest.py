@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from tune.running import OpenStudy, TrialRunner
 from tune.settings import StudyFile, load_study
 from tune.space import Space
 
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "model": {"encoder": "resnet18", "weights": "none"},
     "classifier": {"epochs": 1},
@@ -101,3 +106,28 @@ class FakeRuns:
 def fake_runs() -> FakeRuns:
     """A FakeRuns."""
     return FakeRuns()
+
+
+@pytest.fixture
+def other_process() -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
+    """Starts another process: given lines that end in a block, it enters that, and leaves it when it is killed."""
+
+    @contextmanager
+    def start(code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
+        head = "import sys, time\nfrom pathlib import Path\nfrom tune.folder import Record, StudyFolder\n"
+        body = f"{head}{code}\n    print('ready', flush=True)\n    sys.stdin.read()\n"
+        with subprocess.Popen(
+            [sys.executable, "-c", body, *map(str, words)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "ready\n"
+            try:
+                yield other
+            finally:
+                other.kill()
+
+    return start

@@ -62,22 +62,13 @@ PBT: dict[str, Any] = {
 }
 
 
-def end_of(record: Record) -> tuple[str, bool] | None:
-    end = record.end
-    return None if end is None else (end["state"], end.get("replaced", False))
-
-
-def test_of_a_member_of_a_population_the_newest_trial_goes_on(desk: Any, fake_runs: Any) -> None:
+def test_a_population_goes_on_where_its_members_are(desk: Any, fake_runs: Any) -> None:
     study = desk.open(**PBT)
     first, second, third = study.space.points()
     born = {"localizer.optimizer.lr": 0.17, "run.seed": 0, BORN: "ab"}
-    again = {**born, BORN: "cd"}
-    records = [fake_runs.trial(study, one) for one in (first, second, born, again)]
-    for record, member in zip(records, ("1 a", "1 b", "1 a", "1 a"), strict=True):
-        record.note_member(member)
-    driver._end_replaced(study.folder)
-    assert [end_of(record) for record in records] == [("stopped", True), None, ("stopped", True), None]
-    assert in_order(study) == [second, again, third], "as many as the population has"
+    records = [fake_runs.trial(study, one) for one in (first, second, born)]
+    records[0].finish("stopped", replaced=True)
+    assert in_order(study) == [second, born, third], "as many as the population has"
 
 
 def test_a_population_of_another_space_begins_anew(desk: Any, fake_runs: Any) -> None:
@@ -85,13 +76,6 @@ def test_a_population_of_another_space_begins_anew(desk: Any, fake_runs: Any) ->
     weight = {"localizer.loss.colocalization.weight": {"low": 1, "high": 2}}
     study = desk.open(**{**PBT, "space": {**PBT["space"], **weight}})
     assert in_order(study) == study.space.points()
-
-
-def test_trials_without_a_member_replace_nobody(desk: Any, fake_runs: Any) -> None:
-    study = desk.open()
-    records = [fake_runs.trial(study, point(n)) for n in (1, 2)]
-    driver._end_replaced(study.folder)
-    assert [record.end for record in records] == [None, None]
 
 
 @pytest.mark.parametrize(

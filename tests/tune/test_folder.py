@@ -8,8 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -196,36 +194,16 @@ def test_the_last_sign_is_that_of_the_run_or_of_its_output(record: Record, fake_
     assert record.last_sign == 70.0
 
 
-@contextmanager
-def process(code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
-    """Another process, which runs some lines, has said "ready", and ends when its input is closed."""
-    head = "import sys, time\nfrom pathlib import Path\nfrom tune.folder import Record, StudyFolder\n"
-    body = f"{head}{code}\n    print('ready', flush=True)\n    sys.stdin.read()\n"
-    with subprocess.Popen(
-        [sys.executable, "-c", body, *map(str, words)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "ready\n"
-        try:
-            yield other
-        finally:
-            other.kill()
-
-
 class Tired(Exception):
     pass
 
 
-def test_one_process_at_a_time_has_the_claim_on_a_run(record: Record) -> None:
+def test_one_process_at_a_time_has_the_claim_on_a_run(record: Record, other_process: Any) -> None:
     def give_up() -> None:
         raise Tired
 
     code = "with Record(Path(sys.argv[1]), 'trial', 'abc').lock(lambda: None):"
-    with process(code, record.path.parents[1]) as other:
+    with other_process(code, record.path.parents[1]) as other:
         assert record.claim() is None
         with pytest.raises(Tired), record.lock(give_up):
             pass
@@ -242,9 +220,9 @@ def test_one_process_at_a_time_has_the_claim_on_a_run(record: Record) -> None:
     claim.close()
 
 
-def test_one_process_at_a_time_runs_a_study(folder: StudyFolder) -> None:
+def test_one_process_at_a_time_runs_a_study(folder: StudyFolder, other_process: Any) -> None:
     code = "with StudyFolder(Path(sys.argv[1])).session({}):"
-    with process(code, folder.path) as other:
+    with other_process(code, folder.path) as other:
         with pytest.raises(RunError, match="the study is being run") as caught, folder.session({}):
             pass
         assert caught.value.where == folder.path

@@ -15,13 +15,11 @@ class WorkError(RuntimeError):
     Args:
         message: what it died of.
         traceback: the same in full; "" = there is none.
-        final: whether a new start would not help.
     """
 
-    def __init__(self, message: str, traceback: str = "", *, final: bool = True) -> None:
+    def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
-        self.final = final
 
 
 class Work(Protocol):
@@ -33,8 +31,8 @@ class Work(Protocol):
     def living(self) -> bool:
         """Whether there are some, or will be."""
 
-    def end(self) -> None:
-        """Ask them to save and leave, and wait until they are gone."""
+    def leave(self) -> None:
+        """Let go of them: processes on this machine save and leave, a job goes on."""
 
     @property
     def killed(self) -> bool:

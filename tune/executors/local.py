@@ -68,7 +68,7 @@ class LocalWork:
             write_atomically(record.path / "process.json", json.dumps(facts))
             record.add_attempt("start", pid=self._process.pid)
         except OSError:  # what nobody knows of must not go on
-            self.end()
+            self.leave()
             raise
         threading.Thread(target=self._watch, args=(self._process,), name="watch-trial", daemon=True).start()
 
@@ -85,8 +85,8 @@ class LocalWork:
         """Whether the processes have not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def end(self) -> None:
-        """Ask them to save and leave; kill them if they do not."""
+    def leave(self) -> None:
+        """Ask them to save and leave, and wait until they are gone; kill them if they do not leave."""
         if self._process is None:
             return
         self._ask(self._process)

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from colocam_dist.config import Config
-from colocam_dist.errors import ClusterError
 from colocam_dist.files import write_atomically
 from colocam_dist.slurm.commands import slurm
 from colocam_dist.slurm.record import SlurmFolder
@@ -19,7 +18,6 @@ from tune.folder import Record, StudyFolder
 
 __all__ = ["SlurmWork", "cancel", "note_states"]
 
-_CANCEL_TIME = 60.0  # seconds that jobs may take to end
 _LAST_LINES = 30  # of the log, for errors
 
 
@@ -78,14 +76,8 @@ class SlurmWork:
             return True
         return told["asked"] <= self._since or any(told["active"].get(job, False) for job in self._jobs)
 
-    def end(self) -> None:
-        """Cancel the job and wait until it has ended."""
-        jobs = cancel([self._record])
-        deadline = time.monotonic() + _CANCEL_TIME
-        while any(state.active for state in job_states(jobs).values()):
-            if time.monotonic() > deadline:
-                raise ClusterError("a job was cancelled and has not ended yet", where=self._record.run, got=jobs)
-            time.sleep(0.5)
+    def leave(self) -> None:
+        """Nothing: the job goes on, and only the driver cancels it."""
 
     @property
     def killed(self) -> bool:

@@ -14,7 +14,6 @@ from submitit.core.utils import DelayedSubmission
 from colocam_dist.config import Config, load
 from colocam_dist.errors import ClusterError, ColocamError, ConfigError, DataError, RunError
 from colocam_dist.runs.folder import RunFolder
-from colocam_dist.slurm import snapshot
 from colocam_dist.slurm.record import DONE, Part, SlurmFolder, Submission
 from colocam_dist.slurm.submission import Order, array_configs, order, order_again, scripts, submit
 
@@ -26,14 +25,9 @@ CHAIN = (*(Part((stage,), f"done-{stage}.json") for stage in STAGES[:-1]), Part(
 
 
 @pytest.fixture(autouse=True)
-def _desk(fake_slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _desk(fake_slurm: Any, small_package: Path) -> None:
     """A cluster that takes everything, a working folder, and a package that is quickly copied."""
     fake_slurm.cluster()
-    package = fake_slurm.folder / "colocam_dist"
-    package.mkdir()
-    (package / "code.py").touch()
-    monkeypatch.setattr(snapshot, "_PACKAGE", package)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -185,8 +185,8 @@ def test_it_is_asked_once_to_save_and_leave(script: Any, work: LocalWork, record
     wait_for((record.run / "ready").exists)
     record.finish("stopped")
     wait_for((record.run / "asked").exists)
-    work.end()
-    work.end()
+    work.leave()
+    work.leave()
     assert not work.living()
     assert (record.run / "asked").read_text() == "TERM\n"
     assert (record.run / "preempted.json").exists()
@@ -213,13 +213,13 @@ def test_who_does_not_leave_is_killed(
     work.begin(config)
     wait_for((record.run / "deaf").exists)
     monkeypatch.setattr(local, "_GRACE", -9.9)  # ten seconds more are given
-    work.end()
+    work.leave()
     assert not work.living()
     assert work.killed
 
 
 def test_without_a_start_there_is_nothing_to_end(work: LocalWork) -> None:
-    work.end()
+    work.leave()
     assert not work.living()
     assert not work.killed
     assert work.last_words() == ""

@@ -12,9 +12,7 @@ import pytest
 
 from colocam_dist.config import Config, load
 from colocam_dist.errors import ClusterError
-from colocam_dist.slurm import snapshot
 from colocam_dist.slurm.record import SlurmFolder
-from tune.executors import slurm
 from tune.executors.slurm import SlurmWork, cancel, jobs_with_comment, note_states, states_path
 from tune.folder import Record, StudyFolder
 
@@ -27,16 +25,11 @@ esac
 
 
 @pytest.fixture(autouse=True)
-def _desk(fake_slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _desk(fake_slurm: Any, small_package: Path) -> None:
     """A cluster that takes everything and knows no jobs, and a package that is quickly copied."""
     fake_slurm.cluster()
     fake_slurm.add("squeue", SQUEUE)
     fake_slurm.set("comments", "")
-    package = fake_slurm.folder / "colocam_dist"
-    package.mkdir()
-    (package / "code.py").touch()
-    monkeypatch.setattr(snapshot, "_PACKAGE", package)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -288,20 +281,12 @@ def test_jobs_are_cancelled_together_if_they_are_not_over(
     assert cancel([]) == []
 
 
-def test_the_end_is_waited_for(
-    study: StudyFolder, record: Record, config: Config, fake_slurm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_is_left_goes_on(study: StudyFolder, record: Record, config: Config, fake_slurm: Any) -> None:
     work = SlurmWork(record, study)
     work.begin(config)
     queue(fake_slurm, job101="RUNNING")
-    monkeypatch.setattr("tune.executors.slurm.time.sleep", lambda seconds: queue(fake_slurm, job101="CANCELLED"))
-    work.end()
-    assert fake_slurm.calls("scancel") == [["101"]]
-    queue(fake_slurm, job101="COMPLETING")
-    monkeypatch.setattr("tune.executors.slurm.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(slurm, "_CANCEL_TIME", 0.0)
-    with pytest.raises(ClusterError, match="has not ended yet"):
-        work.end()
+    work.leave()
+    assert fake_slurm.calls("scancel") == []
 
 
 def test_the_last_words_are_those_of_the_newest_log(study: StudyFolder, record: Record, config: Config) -> None:
