@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from colocam_dist.config.schema import Engine
+from colocam_dist.config.machine import Engine
 from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError
 from colocam_dist.progress import Progress
 

@@ -1,4 +1,4 @@
-"""What all sections of settings have in common."""
+"""What all sections of settings have in common. Units: sides in pixels, fractions in (0, 1]."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Positive", "Section"]
+__all__ = ["Fraction", "NonNegative", "Positive", "Section"]
 
 Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):

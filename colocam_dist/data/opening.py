@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from colocam_dist.config.schema import Data
+from colocam_dist.config.data import Data
 from colocam_dist.data.index import ShotIndex, check_same_classes
 from colocam_dist.data.mixture import OrderSettings
 from colocam_dist.data.retry import Retry

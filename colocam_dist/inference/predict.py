@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from colocam_dist.config import load
-from colocam_dist.config.schema import Config, Engine
+from colocam_dist.config import Config, load
+from colocam_dist.config.machine import Engine
 from colocam_dist.data.frames import eval_frame
 from colocam_dist.distributed import resolve_device
 from colocam_dist.errors import RunError

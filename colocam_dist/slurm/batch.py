@@ -10,7 +10,7 @@ from typing import Any
 
 import submitit
 
-from colocam_dist.config.schema import Config
+from colocam_dist.config import Config
 from colocam_dist.config.slurm import Slurm
 from colocam_dist.slurm.afterwards import REQUEUE
 from colocam_dist.slurm.record import SlurmFolder

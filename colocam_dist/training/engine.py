@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from colocam_dist.config.schema import Engine
+from colocam_dist.config.machine import Engine
 from colocam_dist.distributed import Workers
 
 __all__ = ["build_engine"]

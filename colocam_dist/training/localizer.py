@@ -8,7 +8,7 @@ import torch
 
 from colocam_dist.cams.align import crop_cams
 from colocam_dist.config import Config
-from colocam_dist.config.schema import Optimizer
+from colocam_dist.config.stages import Optimizer
 from colocam_dist.data.opening import Splits
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers

@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from colocam_dist.config.schema import Engine
+from colocam_dist.config.machine import Engine
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from colocam_dist.config.schema import Optimizer
+from colocam_dist.config.stages import Optimizer
 
 __all__ = ["build_sgd", "learning_rate", "set_learning_rate"]
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 
 from colocam_dist.config import Config
-from colocam_dist.config.schema import Optimizer
+from colocam_dist.config.stages import Optimizer
 from colocam_dist.data.receipt import EpochReceipt
 from colocam_dist.data.stream import WindowStream
 from colocam_dist.distributed import Workers

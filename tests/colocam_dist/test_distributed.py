@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from colocam_dist.config.schema import Engine
+from colocam_dist.config.machine import Engine
 from colocam_dist.distributed import environment_from_slurm, resolve_device
 from colocam_dist.errors import ConfigError
 

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from colocam_dist.config import load
-from colocam_dist.config.schema import Engine
+from colocam_dist.config.machine import Engine
 from colocam_dist.distributed import Workers, connect
 from colocam_dist.errors import RunError
 from colocam_dist.models.batch_norm import synchronize_batch_norm

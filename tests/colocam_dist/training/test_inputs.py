@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from colocam_dist.config import load
-from colocam_dist.config.schema import Colocalization, FrameCrf, PartialCrossEntropy, Seeds, SizeBarrier
+from colocam_dist.config.loss import Colocalization, FrameCrf, PartialCrossEntropy, SizeBarrier
+from colocam_dist.config.stages import Seeds
 from colocam_dist.losses import (
     ColocalizationSettings,
     FrameCrfSettings,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from colocam_dist.config.schema import Optimizer
+from colocam_dist.config.stages import Optimizer
 from colocam_dist.training.schedule import build_sgd, learning_rate, set_learning_rate
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from colocam_dist.config import load
-from colocam_dist.config.schema import ENCODERS as KNOWN
+from colocam_dist.config.model import ENCODERS as KNOWN
 from colocam_dist.errors import ConfigError
 from colocam_dist.models.encoders import ENCODERS, build_encoder
 from colocam_dist.models.encoders.base import Encoder, init_convolutions

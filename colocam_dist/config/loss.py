@@ -1,0 +1,65 @@
+"""Settings of the four terms of the localizer's loss (paper Eq. 1-5)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from colocam_dist.config.section import Fraction, NonNegative, Section
+
+__all__ = ["Colocalization", "FrameCrf", "Loss", "PartialCrossEntropy", "SizeBarrier", "Term"]
+
+
+class Term(Section):
+    """A loss term: active in epochs start_epoch..end_epoch, counted from 1; end_epoch -1 = to the end."""
+
+    weight: NonNegative
+    start_epoch: Annotated[int, Field(ge=0)] = 0
+    end_epoch: Annotated[int, Field(ge=-1)] = -1
+
+
+class PartialCrossEntropy(Term):
+    """Pseudo-label term, Eq. 1 (public code: mean over labelled pixels)."""
+
+    weight: NonNegative = 1.0
+
+
+class SizeBarrier(Term):
+    """Absolute size constraint as extended log barrier, Eq. 3 (public code: 0.01 times one half)."""
+
+    weight: NonNegative = 0.01
+    t_initial: Annotated[float, Field(gt=0.0)] = 1.0
+    t_factor: Annotated[float, Field(ge=1.0)] = 1.01
+    t_max: Annotated[float, Field(gt=0.0)] = 10.0
+
+
+class FrameCrf(Term):
+    """Per-frame CRF term, Eq. 2. 2e-9 was tuned with a filter that returns 0.55-0.63 of the exact affinity."""
+
+    weight: NonNegative = 2.0e-9
+    sigma_rgb: Annotated[float, Field(gt=0.0)] = 15.0
+    sigma_xy: Annotated[float, Field(gt=0.0)] = 100.0
+    scale: Fraction = 1.0
+    backend: str = "auto"
+
+
+class Colocalization(Term):
+    """Multi-frame colour term, Eq. 4-5. `weight` is the paper's lambda_c."""
+
+    weight: NonNegative = 9.0
+    mode: Literal["adaptive", "constant"] = "adaptive"
+    normalizer: Literal["published", "paper"] = "published"
+    paper_floor: Annotated[float, Field(ge=0.0, le=0.5)] = 1.0e-3  # smallest divisor, as a share of all affinities
+    sigma_rgb: Annotated[float, Field(gt=0.0)] = 15.0
+    ramp_steps: Annotated[int, Field(ge=0)] = 0  # optimizer steps of linear growth; the public code has none
+    backend: str = "auto"
+
+
+class Loss(Section):
+    """The four terms of Eq. 5."""
+
+    partial_cross_entropy: PartialCrossEntropy = PartialCrossEntropy()
+    size_barrier: SizeBarrier = SizeBarrier()
+    frame_crf: FrameCrf = FrameCrf()
+    colocalization: Colocalization = Colocalization()

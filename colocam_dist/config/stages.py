@@ -1,0 +1,75 @@
+"""Settings of the two training stages, of the CAMs between them, and of their optimizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from colocam_dist.config.loss import Loss
+from colocam_dist.config.section import Fraction, NonNegative, Positive, Section
+
+__all__ = ["Cams", "ClassifierStage", "LocalizerStage", "Optimizer", "Seeds"]
+
+
+class Optimizer(Section):
+    """SGD with the published step schedule: lr = max(base * gamma ** (epoch // step), floor), epoch from 0."""
+
+    lr: Annotated[float, Field(gt=0.0)] = 0.01
+    fast_lr_factor: Annotated[float, Field(gt=0.0)] = 10.0  # for the new layers of the classifier
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegative = 1.0e-4
+    lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    lr_step: Positive = 5
+    lr_floor: NonNegative = 1.0e-7
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # optimizer steps of linear growth from 0; the public code has none
+
+
+class ClassifierStage(Section):
+    """Stage 1: a frame classifier from video tags (public code: 100 epochs, lr 0.001, new layers x10)."""
+
+    epochs: Annotated[int, Field(ge=0)] = 100  # 0 = the untrained network, whose LayerCAM is then the baseline
+    global_batch: Positive = 32  # frames per optimizer step, over all ranks and accumulation steps
+    optimizer: Optimizer = Optimizer(lr=0.001, lr_step=15)
+    from_run: Path | None = None  # take the classifier of another run instead of training one
+
+
+class Cams(Section):
+    """The archive of one low-resolution CAM per training frame, which gives the pseudo-labels of stage 2."""
+
+    method: Literal["layercam"] = "layercam"
+    classifier: Literal["best-localization", "best-classification"] = "best-localization"
+    folder: Path | None = None  # None: `cams/` inside the shard folder
+    batch: Positive = 32
+
+
+class Seeds(Section):
+    """Pseudo-label pixels sampled from a frame's CAM at each step (public code 1000 + 1000, paper 1 + 1)."""
+
+    region: Literal["otsu", "box_of_largest", "all"] = "box_of_largest"
+    fg_fraction: Fraction = 0.7  # share of the region, by CAM rank, that may become foreground
+    bg_fraction: Fraction = 0.1  # share of the frame, by CAM rank, that may become background
+    bg_complement: bool = False  # paper: background = everything outside the Otsu region
+    n_fg: Annotated[int, Field(ge=0)] = 1000
+    n_bg: Annotated[int, Field(ge=0)] = 1000
+    weighted: bool = True
+    dilation: Annotated[int, Field(ge=1, le=31)] = 3  # side of the square, odd; 1 = none
+    temporal_frames: Annotated[int, Field(ge=1, le=64)] = 1  # TCAM: maximum over so many CAMs, the frame's own last
+
+    @model_validator(mode="after")
+    def _odd(self) -> Seeds:
+        if self.dilation % 2 == 0:
+            raise ValueError(f"localizer.seeds.dilation must be odd (got {self.dilation})")
+        return self
+
+
+class LocalizerStage(Section):
+    """Stage 2: the decoder over the frozen classifier (public code: 10 epochs, lr 0.01, x0.9 every 5 epochs)."""
+
+    epochs: Positive = 10
+    global_batch: Positive = 32  # frames per optimizer step; windows = global_batch // n_frames
+    optimizer: Optimizer = Optimizer(lr=0.01, lr_step=5)
+    seeds: Seeds = Seeds()
+    loss: Loss = Loss()
