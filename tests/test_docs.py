@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -22,16 +23,29 @@ COMMANDS = re.compile(
     re.MULTILINE,
 )
 
+STUDIES = ("configs/tune/", "configs/paper/")
 SUBCOMMANDS = ("cancel", "logs", "resume", "status")  # of launchers/submit.py, with options of their own
 
 
 def commands() -> list[tuple[str, str, str]]:
-    """(page, program, arguments) of every command of ours in a bash block."""
+    """(page, program, arguments) of every command of ours in a bash block or in a table."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        text = page.read_text()
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        in_tables = [command for row in rows for command in re.findall(r"`([^`]+)`", row)]
+        for block in [*re.findall(r"```bash\n(.*?)```", text, re.DOTALL), *in_tables]:
             found += [(page.name, program, rest.split(" #")[0]) for program, rest in COMMANDS.findall(block)]
     return found
+
+
+@functools.cache
+def help_of(start: tuple[str, ...]) -> str:
+    """What a program says of its options."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *start, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -49,25 +63,19 @@ def test_commands_name_existing_programs_options_recipes_and_settings(page: str,
     words = shlex.split(arguments)
     overrides = [word for word in words if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+=.*", word)]
     known = {*setting_names(), *(f"study.{name}" for name in setting_names(StudySettings))}
-    assert {word.partition("=")[0] for word in overrides} <= known
+    named = {word.partition("=")[0] for word in overrides}
+    assert {name for name in named if not name.startswith("study.space.")} <= known
     axes = [word for before, word in itertools.pairwise(words) if before == "--array"]
     for word in words:
-        if word.startswith("configs/tune/"):
+        if word.startswith(STUDIES):
             load_study(ROOT / word, overrides)
         elif word.startswith("configs/"):
             load(ROOT / word, [override for override in overrides if override not in axes])
     start = program.split() if program.startswith("-m") else [program]
     start += words[:1] if words[:1] and words[0] in SUBCOMMANDS else []
-    shown = subprocess.run(
-        [sys.executable, *start, "--help"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    shown = help_of(tuple(start))
     for option in (word for word in words if word.startswith("--")):
-        assert option in shown.stdout, f"{page}: {program} has no {option}"
+        assert option in shown, f"{page}: {program} has no {option}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -85,10 +93,11 @@ def test_python_examples_run(page: Path) -> None:
         exec(compile(example, page.name, "exec"), {})
 
 
-def test_every_shipped_study_is_in_the_docs_and_its_settings_are_right() -> None:
-    page = (ROOT / "docs/studies.md").read_text()
-    files = sorted((ROOT / "configs/tune").glob("*.yaml"))
-    assert len(files) == 10
+@pytest.mark.parametrize(("folder", "page", "count"), [("tune", "studies.md", 3), ("paper", "paper.md", 8)])
+def test_every_shipped_study_is_in_the_docs_and_its_settings_are_right(folder: str, page: str, count: int) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    files = sorted((ROOT / "configs" / folder).glob("*.yaml"))
+    assert len(files) == count
     for file in files:
-        assert f"configs/tune/{file.name}" in page
+        assert file.name in text
         load_study(file)

@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--config", type=Path, required=True, help="YAML file of the study (see configs/tune/)")
+    made.add_argument(
+        "--config", type=Path, required=True, help="YAML file of the study (see configs/tune and configs/paper)"
+    )
     made.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that win over the file")
     made.add_argument("--executor", choices=("local", "slurm", "allocation"), help="the same as study.executor=...")
     made.add_argument("--resume", action="store_true", help="go on with the study; it may have become larger")

@@ -114,7 +114,10 @@ def test_a_bad_trial_is_reported_and_the_study_goes_on(shards: Path, tmp_path: P
     assert "Traceback" in (tmp_path / "demo/report.html").read_text()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/tune").glob("*.yaml")), ids=lambda path: path.stem)
+SHIPPED = sorted([*(ROOT / "configs/tune").glob("*.yaml"), *(ROOT / "configs/paper").glob("*.yaml")])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_space_of_every_shipped_study_is_one(path: Path, shards: Path) -> None:
     space = Space(load_study(path, [f"data.shards={shards}"]))
     points = [] if "search: tpe" in path.read_text() else space.points()
