@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune.paper.published import Published
+from tune.paper.published import Published, published
 from tune.report.figures import number
 
 __all__ = ["SIZE", "Data", "Found", "Ours", "data_of", "found_in", "summary"]
@@ -58,7 +58,7 @@ class Ours:
     Attributes:
         mean: over runs.
         runs: how many.
-        std: sample standard deviation over runs; None for one.
+        std: sample standard deviation over runs; None for one, and by class.
         interval: 95 % bootstrap interval over test videos, for one run.
     """
 
@@ -117,13 +117,15 @@ def found_in(metrics: Mapping[str, Any], data: Data, figure: str, of: str, rule:
 
 
 def summary(found: Sequence[Found], of: str) -> Ours | None:
-    """What several runs say together; None if they are too few for it."""
+    """What several runs say together; None if they are too few for it. Figures by class are means only."""
     values = [one.value for one in found]
     std = statistics.stdev(values) if len(values) > 1 else None
     if of == "std":
         return None if std is None else Ours(std, len(values))
     if not values:
         return None
+    if of in published().classes:
+        return Ours(statistics.fmean(values), len(values))
     return Ours(statistics.fmean(values), len(values), std, found[0].interval if len(values) == 1 else None)
 
 

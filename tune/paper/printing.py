@@ -96,24 +96,22 @@ def _stacked(table: PrintedTable, block: Block, line: Line, notes: _Notes) -> It
     if not line.run and not line.missing:
         note = ", ".join(text for text in (NOT_RUN, note) if text)
     for kind in kinds:
-        yield [name, kind, *(_text(table, line, cell, kind, short=True) for cell in line.cells), note]
+        yield [name, kind, *(_text(table, line, cell, kind, absent="") for cell in line.cells), note]
         name = note = ""
 
 
-def _text(table: PrintedTable, line: Line, cell: Cell, kind: str, *, short: bool = False) -> str:
+def _text(table: PrintedTable, line: Line, cell: Cell, kind: str, absent: str = NOT_RUN) -> str:
     if kind == "published":
         return "" if cell.published is None else _number(cell.published, table.digits) + "?" * cell.doubtful
     if kind == "difference":
         return "" if cell.difference is None else f"{cell.difference:+.{table.digits or 2}f}"
     if cell.ours is None:
-        return "" if line.missing or short else NOT_RUN
-    return _own(cell.ours, table.digits, short=short)
+        return "" if line.missing else absent
+    return _own(cell.ours, table.digits)
 
 
-def _own(ours: Ours, digits: int | None, *, short: bool) -> str:
+def _own(ours: Ours, digits: int | None) -> str:
     text = _number(ours.mean, digits)
-    if short:
-        return text
     if ours.std is not None:
         return f"{text} ± {_number(ours.std, digits)} ({ours.runs})"
     if ours.interval is not None:

@@ -83,14 +83,15 @@ def test_other_data_are_not_compared(run: Run, paper_desk: Any) -> None:
 
 def test_wide_tables_have_ours_below(run: Run, paper_desk: Any, metrics: Any) -> None:
     study = paper_desk.begin({"method": {"CoLo-CAM": {}}})
-    paper_desk.trial(study, {"method": "CoLo-CAM"}, metrics(localizer=80.0))
+    paper_desk.trial(study, {"method": "CoLo-CAM"}, metrics(localizer=80.0, interval=(70.0, 85.0)))
     found = rows(run("--table", 1, "--study", study.folder.path, "--markdown"))
     start = next(place for place, row in enumerate(found) if row[0] == "CoLo-CAM")
     published, ours, difference = found[start : start + 3]
     assert published[:4] == ["CoLo-CAM", "published", "90.4", "74.0"]
     assert ours[:4] == ["", "ours", "80.0", "81.0"]
     assert difference[:4] == ["", "difference", "-10.4", "+7.0"]
-    assert difference[-2:] == ["", ""]  # times are not compared
+    assert ours[-3:] == ["80.0 [70.0, 85.0]", "12.3", ""]
+    assert difference[-3:] == ["-2.1", "", ""]  # times are not compared
     assert [row[-1] for row in found if row[0].startswith("TCAM")] == ["not run"] * 2
 
 

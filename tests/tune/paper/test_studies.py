@@ -149,3 +149,6 @@ def test_numbers_of_one_run(metrics: Any) -> None:
     assert (one.mean, one.runs, one.std, one.interval) == (60.0, 1, None, (50.0, 70.0))
     assert (several.mean, several.runs, several.std, several.interval) == (60.0, 2, 0.0, None)
     assert (summary([found], "std"), summary([], "corloc")) == (None, None)
+    by_class = summary([found, found], "bird")
+    assert by_class is not None
+    assert (by_class.runs, by_class.std) == (2, None)
