@@ -33,7 +33,7 @@ class MapStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed on exit
         self._sizes: list[int] = []
         self._side = 0
 

@@ -203,7 +203,8 @@ class _Work:
         if len(self._clips) == 1:
             raise self._damaged[0]
         raise DataError(
-            f"{len(self._damaged)} of {len(self._clips)} clips cannot be read; rank {place.rank} is done with the others",
+            f"{len(self._damaged)} of {len(self._clips)} clips cannot be read; the others were made",
+            where=f"rank {place.rank}",
             got="; ".join(f"{error.what}: {error.where}" for error in self._damaged),
             fix="mend or remove them, then give the same command again: finished clips are kept",
         )
