@@ -18,7 +18,7 @@ from tune.executors.slurm import cancel, note_states
 from tune.folder import StudyFolder
 from tune.population import end_replaced, points_of_members
 from tune.progress import Progress
-from tune.ray_session import ray_session
+from tune.ray_session import check_share, ray_session
 from tune.running import OpenStudy
 from tune.space import BORN, SEED
 
@@ -98,6 +98,7 @@ def _tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = study.file.study
     share = {"cpu": 1.0} if settings.executor == "slurm" else settings.resources.model_dump(include={"cpus", "gpus"})
+    check_share({name.rstrip("s").upper(): amount for name, amount in share.items()})
     resources = {name.rstrip("s"): amount for name, amount in share.items()}
     trainable = ray_tune.with_parameters(StudyTrial, folder=str(study.folder.path), working_folder=str(Path.cwd()))
     tuner = ray_tune.Tuner(

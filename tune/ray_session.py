@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import psutil
 from colocam_dist.errors import ClusterError
 from colocam_dist.files import write_atomically
 
-__all__ = ["NODES", "OBJECT_STORE", "SETTINGS", "ray_session", "write_token"]
+__all__ = ["NODES", "OBJECT_STORE", "SETTINGS", "check_share", "ray_session", "write_token"]
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -82,6 +82,29 @@ def ray_session(token: Path, cpus: float, gpus: float | None) -> Iterator[Path]:
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_share(share: Mapping[str, float]) -> None:
+    """Raise if no node has what one trial is given: Ray would wait for it without an end or a word.
+
+    Args:
+        share: by Ray's names, "CPU" and "GPU".
+
+    Raises:
+        ClusterError: none has.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(name, 0.0) >= amount for name, amount in share.items()) for node in nodes):
+        raise ClusterError(
+            "no machine of the study has what one trial is given",
+            where="study.resources",
+            got=", ".join(f"{amount:g} {name}" for name, amount in share.items()),
+            wanted="at most "
+            + " or ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in share) for node in nodes),
+            fix="lower study.resources.gpus (0 = none) or study.resources.cpus",
+        )
 
 
 def _new_folder(note: Path) -> Path:

@@ -1,0 +1,122 @@
+"""Files of measurements that tables take figures from, beside studies.
+
+- **Costs** (Table 4): one JSON object with the keys of :data:`COST_KEYS`, as far as they were measured. Other keys are
+  passed over.
+- **CLIP-ES** (Tables 1 and 8): one JSON object a dataset with ``rows``, each with ``labels`` (GT, PR or AVG),
+  ``configuration`` (initial, list or refined), ``corloc`` by threshold rule and ``results``, which are of the form that
+  ``metrics.json`` has for a method; ``milliseconds`` by configuration; ``shards``, ``split``, ``size``, ``caveats``.
+- **Times of the co-localization term** (Fig. 2d): the ``crf.csv`` of ``benchmarks/crf.py``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from colocam_dist.errors import DataError
+from tune.paper.figures import SIZE
+from tune.report.figures import number
+
+__all__ = ["CLIP_ES_METHODS", "COST_KEYS", "read_clip_es", "read_costs", "read_crf"]
+
+COST_KEYS = tuple(
+    f"{method}_{key}"
+    for method in ("layercam", "colocam")
+    for key in (
+        "step_seconds",
+        "frame_milliseconds",
+        "frames_per_second",
+        "parameters",
+        "learnable_parameters",
+        "gflops",
+        "gmacs",
+    )
+)
+"""Of LayerCAM (the classifier of stage 1) and CoLo-CAM (classifier and decoder), each for frames of 224 x 224 pixels:
+seconds of one optimizer step of 32 frames, its losses included; milliseconds of one frame by itself, from pixels to
+map; frames a second in the largest batch that fits; numbers of weights, all and those that the stage trains; 10^9
+floating-point operations, and multiply-accumulates, of one frame's forward pass."""
+
+CLIP_ES_METHODS = tuple(f"{labels}_{maps}" for labels in ("gt", "pr", "avg") for maps in ("initial", "list", "refined"))
+"""By the class that is asked for (true; a classifier's answer; mean over all classes) and the maps: initial ones, those
+with the list of background classes, and refined ones on top."""
+
+_OF_ALL_DATA = "Published figures choose one threshold"  # how a sentence begins that is no caveat of the data
+_CLIP_ES_FORM = "rows with labels (GT, PR, AVG), configuration (initial, list, refined), corloc and results"
+
+
+def read_costs(path: Path) -> dict[str, float]:
+    """The costs in a JSON file.
+
+    Raises:
+        DataError: it is none, or has none of the keys.
+    """
+    content = _json_object(path)
+    found = {key: value for key in COST_KEYS if (value := number(content.get(key))) is not None}
+    if not found:
+        raise DataError(
+            "no costs in the file", where=path, got=", ".join(content) or "nothing", wanted=", ".join(COST_KEYS)
+        )
+    return found
+
+
+def read_clip_es(path: Path) -> dict[str, Any]:
+    """The scores of CLIP-ES on one dataset, in the form of a run's ``metrics.json``; methods: :data:`CLIP_ES_METHODS`.
+
+    Raises:
+        DataError: the file has another form, or no rows.
+    """
+    content = _json_object(path)
+    try:
+        methods = {}
+        for row in content["rows"]:
+            scores = {**row["results"][0], "corloc": row["corloc"]}
+            if row["labels"] == "GT":
+                scores["seconds_per_frame"] = content["milliseconds"][row["configuration"]] / 1000.0
+            methods[f"{row['labels'].lower()}_{row['configuration']}"] = scores
+        caveats = [text for text in content["caveats"] if not text.startswith(_OF_ALL_DATA)]
+        found = {"methods": methods, "caveats": caveats, **{key: content[key] for key in ("shards", "split", "size")}}
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DataError(
+            "no scores of CLIP-ES in the file", where=path, got=f"{type(error).__name__}: {error}", wanted=_CLIP_ES_FORM
+        ) from None
+    if not set(methods) & set(CLIP_ES_METHODS):
+        raise DataError(
+            "no scores of CLIP-ES in the file", where=path, got=", ".join(methods) or "no rows", wanted=_CLIP_ES_FORM
+        )
+    return found
+
+
+def read_crf(path: Path) -> dict[str, list[float]]:
+    """Milliseconds of the forward pass of the color term by number of frames, one for each source of frames.
+
+    Raises:
+        DataError: it is no table of benchmarks/crf.py, or has no such row.
+    """
+    found: dict[str, list[float]] = {}
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if (row["term"], row["method"], row["size"]) == ("color", "ours auto", str(SIZE)):
+                    found.setdefault(row["n"], []).append(float(row["forward_ms"]))
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(
+            "cannot be read as crf.csv of benchmarks/crf.py", where=path, got=f"{type(error).__name__}: {error}"
+        ) from None
+    if not found:
+        raise DataError(
+            "no times in the file", where=path, wanted=f"rows of the color term by 'ours auto' at {SIZE} pixels"
+        )
+    return found
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError("cannot be read as JSON", where=path, got=str(error)) from None
+    if not isinstance(content, dict):
+        raise DataError("is no JSON object", where=path, got=type(content).__name__)
+    return content
