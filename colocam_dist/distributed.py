@@ -24,7 +24,7 @@ from colocam_dist.config.machine import Engine
 from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError
 from colocam_dist.progress import Progress
 
-__all__ = ["Workers", "connect", "environment_from_slurm", "resolve_device"]
+__all__ = ["Place", "Workers", "connect", "environment_from_slurm", "find_place", "resolve_device", "share_cores"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -160,6 +160,43 @@ def environment_from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": _first_node(nodes),
         "MASTER_PORT": str(20000 + step % 12000),  # below the range of ports that systems give to clients
     }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among those that a launcher has started; no process group belongs to it.
+
+    Attributes:
+        rank: among all, in [0, world).
+        world: number of ranks.
+        local_rank: on this machine.
+        local_world: number of ranks on this machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+
+
+def find_place(environment: Mapping[str, str]) -> Place:
+    """This process's place as ``torchrun``, ``deepspeed`` or ``srun`` has given it; alone without one.
+
+    Raises:
+        ConfigError: a rank that is not in [0, world).
+    """
+    given = environment if {"RANK", "WORLD_SIZE"} <= environment.keys() else environment_from_slurm(environment)
+    rank, world = int(given.get("RANK", "0")), int(given.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world:
+        raise ConfigError("rank out of range", where="RANK, WORLD_SIZE", got=f"{rank} of {world}", wanted="0 to N - 1")
+    local_world = given.get("LOCAL_WORLD_SIZE", given.get("LOCAL_SIZE", world))
+    return Place(rank, world, int(given.get("LOCAL_RANK", "0")), int(local_world))
+
+
+def share_cores(place: Place) -> None:
+    """Let torch use this rank's part of the machine's cores, unless OMP_NUM_THREADS has said how many."""
+    if place.local_world > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(_threads(place.local_world))
 
 
 def _tasks_per_node(text: str) -> list[int]:

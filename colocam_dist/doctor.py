@@ -30,6 +30,7 @@ OPTIONAL = {
     "timm": ("encoders timm:<name>", "timm"),
     "scipy": ("the box files of YouTube-Objects", "youtube-objects"),
     "scenedetect-headless": ("shot cuts by PySceneDetect", "shots"),
+    "onnxruntime": ("export to ONNX", "export"),
     "s3fs": ("shards in S3 buckets", "s3"),
 }
 

@@ -1,11 +1,13 @@
 """Boxes on new videos, no labels needed: ``python launchers/predict.py --run RUN --input VIDEO --output OUT``.
 
-A folder of videos or pictures works like a video.
+A folder of videos or pictures works like a video. Given again, the command goes on where it was killed. Under
+``torchrun``, ``deepspeed`` or ``srun`` the ranks share the clips.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from colocam_dist.console import run_console
@@ -22,9 +24,12 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, help="map threshold in (0, 1); default: the run's validation one")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--no-video", action="store_true", help="write no overlay videos")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    from colocam_dist.distributed import find_place
     from colocam_dist.inference.predict import predict
 
+    place = find_place(os.environ)
     result = predict(
         given.run,
         given.input,
@@ -32,9 +37,16 @@ def main() -> int:
         threshold=given.threshold,
         device=given.device,
         overlays=not given.no_video,
+        place=place,
     )
-    print(f"{result.frames} frames of {result.clips} clips, {1000 * result.seconds_per_frame:.1f} ms per frame")
-    print(f"done: {given.output}")
+    who = f"rank {place.rank}: " if place.world > 1 else ""
+    kept = f"; {result.kept} clips were finished before" if result.kept else ""
+    speed = f", {1000 * result.seconds_per_frame:.1f} ms per frame" if result.frames else ""
+    print(f"{who}{result.frames} frames of {result.clips} clips{speed}{kept}")
+    if result.complete:
+        print(f"done: {given.output}")
+    else:
+        print(f"{who}other ranks are not done; the last one writes {given.output / 'predictions.json'}")
     return 0
 
 

@@ -137,6 +137,55 @@ def tiny_shards(tiny_frames: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """Makes the folder of a finished and evaluated run with random weights: (path, *settings) -> path."""
+    from colocam_dist.config import dump, load
+    from colocam_dist.inference.load import build_classifier, build_localizer
+    from colocam_dist.runs.folder import RunFolder
+    from colocam_dist.runs.weights import save_weights
+
+    def make(path: Path, *settings: str) -> Path:
+        small = ("model.encoder=resnet18", "model.decoder_channels=[16,16,8,8,8]", "data.resize=48", "data.crop=40")
+        config = load(
+            None, ["data.shards=none", f"run.folder={path.parent}", f"run.name={path.name}", *small, *settings]
+        )
+        folder = RunFolder(path)
+        path.mkdir(parents=True)
+        folder.config_path.write_text(dump(config))
+        folder.write_json("classes.json", ["bird", "cat", "train"])
+        localizer = build_localizer(config, build_classifier(config, 3, pretrained=False))
+        facts = {"epoch": 1, "criterion": "best-localization", "score": 1.0}
+        save_weights(folder.weights("localizer", "best-localization"), localizer, facts)
+        folder.write_json("validation.json", {"localizer": {"threshold": 0.7, "corloc": 1.0, "thresholds": 50}})
+        folder.write_json("done.json", {})
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Path]) -> Path:
+    """A finished run of three classes and 40 px, with random weights. Do not change it: copy it."""
+    return make_run(tmp_path_factory.mktemp("small") / "run")
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[[Path, int, int], Path]:
+    """Writes clouds of color that move, 66 x 50 px: (path, frames, seed) -> path."""
+
+    def write(path: Path, frames: int, seed: int) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (66, 50))
+        sky = smooth_picture(seed, 66 + 2 * frames, 50)
+        for frame in range(frames):
+            writer.write(np.ascontiguousarray(sky[:, 2 * frame : 2 * frame + 66]))
+        writer.release()
+        return path
+
+    return write
+
+
 SBATCH = """
 case "$1" in
 --version) echo "slurm-wlm 22.05.8"; exit ;;

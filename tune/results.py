@@ -37,7 +37,7 @@ class SharedStage:
         encoder: its backbone.
         seconds: that it took to train, archive and all; 0.0 as long as it is not done.
         gpu_hours: the same, times GPUs.
-        corloc: percent of its LayerCAM on the validation split, best epoch; None as long as it is not known.
+        corloc: percent of its CAM on the validation split, best epoch; None as long as it is not known.
         trials: how many trials use it.
     """
 

@@ -41,7 +41,7 @@ class CamIdentity:
     """Everything that the values of an archive depend on.
 
     Attributes:
-        method: name of the CAM method, such as ``layercam``.
+        method: ``CamMethod.identity``: name of the method, such as ``layercam``, and its settings, if it has any.
         weights_sha256: hex digest of the classifier's weights.
         image_size: side in pixels of the square frame that the classifier saw.
         fingerprint: ``ShotIndex.fingerprint`` of the split.

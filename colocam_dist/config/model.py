@@ -11,7 +11,10 @@ from colocam_dist.config.section import Positive, Section
 
 __all__ = ["ENCODERS", "Model"]
 
-ENCODERS = ("resnet18", "resnet50", "vgg16", "inceptionv3", "efficientnet_lite0")
+ENCODERS = (
+    *("resnet18", "resnet50", "vgg16", "inceptionv3", "efficientnet_lite0"),
+    *("vit_tiny", "vit_small", "vit_base"),
+)
 """Those of the project; any other name begins with "timm:"."""
 
 

@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from colocam_dist.config.loss import Loss
 from colocam_dist.config.section import Fraction, NonNegative, Positive, Section
 
-__all__ = ["Cams", "ClassifierStage", "LocalizerStage", "Optimizer", "Seeds"]
+__all__ = ["CamName", "Cams", "ClassifierStage", "LocalizerStage", "Optimizer", "Seeds", "SmoothGradCam"]
+
+CamName = Literal["cam", "gradcam", "gradcam++", "xgradcam", "layercam", "smoothgradcam++"]
 
 
 class Optimizer(Section):
@@ -30,16 +32,25 @@ class Optimizer(Section):
 class ClassifierStage(Section):
     """Stage 1: a frame classifier from video tags (public code: 100 epochs, lr 0.001, new layers x10)."""
 
-    epochs: Annotated[int, Field(ge=0)] = 100  # 0 = the untrained network, whose LayerCAM is then the baseline
+    epochs: Annotated[int, Field(ge=0)] = 100  # 0 = the untrained network, whose CAM is then the baseline
     global_batch: Positive = 32  # frames per optimizer step, over all ranks and accumulation steps
     optimizer: Optimizer = Optimizer(lr=0.001, lr_step=15)
     from_run: Path | None = None  # take the classifier of another run instead of training one
 
 
+class SmoothGradCam(Section):
+    """Smooth Grad-CAM++, wherever it is used (public code: 4 noisy copies, noise of 0.3 on normalized pixels)."""
+
+    samples: Positive = 4
+    noise: NonNegative = 0.068  # standard deviation, as a share of the range of pixels
+    activations: Literal["noisy", "clean"] = "noisy"  # summed feature maps: mean over copies, or the frame's
+
+
 class Cams(Section):
     """The archive of one low-resolution CAM per training frame, which gives the pseudo-labels of stage 2."""
 
-    method: Literal["layercam"] = "layercam"
+    method: CamName = "layercam"  # also selects the epoch of stage 1 that localizes best
+    smooth: SmoothGradCam = SmoothGradCam()
     classifier: Literal["best-localization", "best-classification"] = "best-localization"
     folder: Path | None = None  # None: `cams/` inside the shard folder
     batch: Positive = 32

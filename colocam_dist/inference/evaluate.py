@@ -1,4 +1,4 @@
-"""Evaluates a run: CorLoc of stage 1's LayerCAM and of the localizer, ``metrics.json`` and ``report.html``."""
+"""Evaluates a run: CorLoc of stage 1's CAMs and of the localizer, ``metrics.json`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from colocam_dist.config import Config, load
 from colocam_dist.config.locations import location_name
@@ -18,9 +17,9 @@ from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.evaluation.boxes import box_at
 from colocam_dist.evaluation.corloc import best_threshold, corloc
-from colocam_dist.inference.load import load_classifier, load_localizer
-from colocam_dist.inference.method import Method
-from colocam_dist.inference.score import MapMaker, Scorer, layercam_maps, localizer_maps
+from colocam_dist.inference.load import cam_method, load_classifier, load_localizer
+from colocam_dist.inference.method import MapSource, Method
+from colocam_dist.inference.score import Scorer, cam_maps, localizer_maps
 from colocam_dist.inference.summary_page import write_summary
 from colocam_dist.runs.folder import RunFolder
 
@@ -31,10 +30,13 @@ TIMED_FRAMES = 64
 
 
 def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
-    """Score every method of the run on ``data.split`` of ``data.shards`` (collective); returns the folder written to.
+    """Score the classifier's ``evaluation.cams`` and the localizer on ``data.split`` of ``data.shards`` (collective).
 
     The run's own split goes into the run's folder; any other data into ``evaluations/<shards>-<split>`` below it. The
-    validation threshold is always that of the run's own validation split.
+    validation threshold is always that of the run's own validation split. Networks are those of the run's own settings.
+
+    Returns:
+        The folder written to.
 
     Raises:
         DataError: shards that cannot be read, no boxes, or classes that the run does not know.
@@ -49,21 +51,22 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
         if same
         else folder.path / "evaluations" / f"{location_name(config.data.shards)}-{config.data.split}"
     )
-    thresholds = _validation_thresholds(own, folder, workers, classes)
+    sources = _sources(own, config, folder, classes)
+    thresholds = _validation_thresholds(sources, own, folder, workers, classes)
     scorer = Scorer(index, config, workers, config.evaluation.thresholds, classes=classes)
     methods = []
-    for name, (model, maps) in _models(own, folder, classes).items():
-        scores = scorer.score(model, maps)
+    for source in sources:
+        scores = scorer.score(source.model, source.maps)
         result = corloc(
             scores,
             classes,
-            thresholds[name],
+            thresholds[source.name],
             iou=config.evaluation.iou,
             resamples=config.evaluation.bootstrap,
             seed=config.run.seed,
         )
-        seconds = _seconds_per_frame(model, maps, scorer, thresholds[name])
-        methods.append(Method(name, model, maps, scores, result, seconds))
+        seconds = _seconds_per_frame(source, scorer, thresholds[source.name])
+        methods.append(Method(**vars(source), scores=scores, result=result, seconds_per_frame=seconds))
     if workers.is_main:
         target.mkdir(parents=True, exist_ok=True)
         RunFolder(target).write_json("metrics.json", _metrics(methods, classes, config))
@@ -87,37 +90,53 @@ def run_classes(folder: RunFolder) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _models(config: Config, folder: RunFolder, classes: tuple[str, ...]) -> dict[str, tuple[nn.Module, MapMaker]]:
-    """Every method of the run that has weights: stage 1's LayerCAM, then the localizer."""
-    classifier = load_classifier(config, folder, len(classes), "best-localization")
-    found: dict[str, tuple[nn.Module, MapMaker]] = {"layercam": (classifier, layercam_maps(classifier))}
+def _sources(own: Config, config: Config, folder: RunFolder, classes: tuple[str, ...]) -> list[MapSource]:
+    """What is to be scored: CAMs of stage 1's classifier, then the localizer, if it has been trained.
+
+    Args:
+        own: the run's settings, which say what its networks are.
+        config: which CAMs, and their settings.
+        folder: of the run.
+        classes: of the run.
+    """
+    classifier = load_classifier(own, folder, len(classes), "best-localization")
+    cams = {name: cam_method(config, name) for name in config.evaluation.cams}
+    sources = [MapSource(name, cam.identity, classifier, cam_maps(classifier, cam)) for name, cam in cams.items()]
     if folder.weights("localizer", "best-localization").is_file():
-        localizer = load_localizer(config, folder, len(classes))
-        found["localizer"] = (localizer, localizer_maps(localizer))
-    return found
+        localizer = load_localizer(own, folder, len(classes))
+        sources.append(MapSource("localizer", "localizer", localizer, localizer_maps(localizer)))
+    return sources
 
 
 def _validation_thresholds(
-    config: Config, folder: RunFolder, workers: Workers, classes: tuple[str, ...]
+    sources: list[MapSource], own: Config, folder: RunFolder, workers: Workers, classes: tuple[str, ...]
 ) -> dict[str, float]:
     """tau of each method on the run's own validation split; kept in ``validation.json`` (collective)."""
-    models = _models(config, folder, classes)
-    stored: dict[str, Any] = workers.from_main(folder.read_json("validation.json")) or {}
-    wanted = config.evaluation.thresholds
-    if all(name in stored and stored[name]["thresholds"] == wanted for name in models):
-        return {name: stored[name]["threshold"] for name in models}
-    index = open_split(config.data, config.data.validation_split)
-    scorer = Scorer(index, config, workers, wanted, classes=classes)
-    facts = {}
-    for name, (model, maps) in models.items():
-        threshold, value = best_threshold(scorer.score(model, maps), config.evaluation.iou)
-        facts[name] = {"threshold": threshold, "corloc": value, "thresholds": wanted}
-    if workers.is_main:
-        folder.write_json("validation.json", facts)
-    return {name: fact["threshold"] for name, fact in facts.items()}
+    facts: dict[str, Any] = workers.from_main(folder.read_json("validation.json")) or {}
+    wanted = own.evaluation.thresholds
+
+    def known(source: MapSource) -> bool:
+        fact = facts.get(source.name, {})
+        return (fact.get("thresholds"), fact.get("method", source.name)) == (wanted, source.identity)
+
+    missing = [source for source in sources if not known(source)]
+    if missing:
+        index = open_split(own.data, own.data.validation_split)
+        scorer = Scorer(index, own, workers, wanted, classes=classes)
+        for source in missing:
+            threshold, value = best_threshold(scorer.score(source.model, source.maps), own.evaluation.iou)
+            facts[source.name] = {
+                "threshold": threshold,
+                "corloc": value,
+                "thresholds": wanted,
+                "method": source.identity,
+            }
+        if workers.is_main:
+            folder.write_json("validation.json", facts)
+    return {source.name: facts[source.name]["threshold"] for source in sources}
 
 
-def _seconds_per_frame(model: nn.Module, maps: MapMaker, scorer: Scorer, threshold: float) -> float:
+def _seconds_per_frame(source: MapSource, scorer: Scorer, threshold: float) -> float:
     """Time of network, map and box per frame, over a few dozen frames that are already in memory."""
     config, device = scorer.config, scorer.workers.device
     stream = FrameStream(
@@ -125,12 +144,12 @@ def _seconds_per_frame(model: nn.Module, maps: MapMaker, scorer: Scorer, thresho
     )
     batches = [(batch.images_NCHW.to(device), scorer.model_labels(batch.labels_N)) for batch in stream]
     with torch.inference_mode():
-        maps(*batches[0])  # the first call pays for set-up
+        source.maps(*batches[0])  # the first call pays for set-up
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         started = time.perf_counter()
         for images_BCHW, labels_B in batches:
-            for map_HW in maps(images_BCHW, labels_B)[0].cpu().numpy():
+            for map_HW in source.maps(images_BCHW, labels_B)[0].cpu().numpy():
                 box_at(map_HW, threshold)
     return (time.perf_counter() - started) / sum(len(labels_B) for _, labels_B in batches)
 

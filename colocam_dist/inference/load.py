@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from colocam_dist.cams import CamMethod, SmoothGradCamPP, build_cam_method
 from colocam_dist.config import Config
 from colocam_dist.models.encoders import build_encoder
 from colocam_dist.models.localizer import Classifier, Localizer
@@ -15,14 +16,14 @@ from colocam_dist.models.weights import load_encoder_weights
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.runs.weights import load_weights
 
-__all__ = ["Models", "build_classifier", "build_localizer", "load_classifier", "load_localizer"]
+__all__ = ["Models", "build_classifier", "build_localizer", "cam_method", "load_classifier", "load_localizer"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Models:
-    """The two ways of a run to make maps: stage 1's LayerCAM, and the localizer of stage 2 (None before it ran)."""
+    """The networks of a run that make maps: stage 1's classifier, and stage 2's localizer (None before it ran)."""
 
     classifier: Classifier
     localizer: Localizer | None
@@ -41,6 +42,11 @@ def build_localizer(config: Config, classifier: Classifier) -> Localizer:
     """A new decoder over `classifier`, which it freezes."""
     torch.manual_seed(config.run.seed + 1)
     return Localizer(classifier, decoder_channels=config.model.decoder_channels)
+
+
+def cam_method(config: Config, name: str) -> CamMethod:
+    """A CAM method of a classifier, with its settings."""
+    return build_cam_method(name, SmoothGradCamPP(**config.cams.smooth.model_dump()))
 
 
 def load_classifier(config: Config, folder: RunFolder, classes: int, criterion: str) -> Classifier:

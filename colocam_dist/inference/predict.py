@@ -1,37 +1,36 @@
-"""A run's localizer on new videos: class, score and box per frame, and an overlay video."""
+"""A run's localizer on new videos: class, score and box per frame, and overlay videos; by any number of processes.
+
+Each clip is finished by itself (:mod:`colocam_dist.inference.clip_results`), so a prediction that was killed goes on
+with the clips that are left. Ranks share the clips (:mod:`colocam_dist.inference.claims`) and nobody waits for anybody:
+each looks at its end whether all clips are finished, and the one that finds them so writes the tables.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
+import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from colocam_dist.config import Config, load
+from colocam_dist import __version__
 from colocam_dist.config.machine import Engine
-from colocam_dist.data.frames import eval_frame
-from colocam_dist.distributed import resolve_device
-from colocam_dist.errors import RunError
-from colocam_dist.evaluation.boxes import box_at
-from colocam_dist.files import write_atomically
-from colocam_dist.inference.evaluate import run_classes
-from colocam_dist.inference.load import load_localizer
+from colocam_dist.distributed import Place, resolve_device, share_cores
+from colocam_dist.errors import DataError, PreemptedError, RunError
+from colocam_dist.inference.api import Localizer
+from colocam_dist.inference.claims import Claims, working_order
+from colocam_dist.inference.clip_results import ClipResults
+from colocam_dist.inference.overlay import MapStore, draw_overlay
+from colocam_dist.inference.rows import FramePrediction
 from colocam_dist.inference.sources import Clip, find_clips
-from colocam_dist.models.localizer import Localizer
-from colocam_dist.report.overlays import draw_prediction
-from colocam_dist.report.video import VideoFile
-from colocam_dist.runs.folder import RunFolder
 
 __all__ = ["FramePrediction", "Summary", "predict", "predict_clip"]
 
@@ -39,34 +38,22 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FramePrediction:
-    """One frame's result.
+class Summary:
+    """What :func:`predict` did in this process.
 
     Attributes:
-        clip: name of the clip.
-        frame: number within the clip, from 0, in decoding order.
-        cls: most probable class of this frame.
-        score: its softmax probability, in [0, 1].
-        x0, y0, x1, y1: box in pixels of the input frame; all 0 when the map has no region above the threshold.
+        clips: made here.
+        kept: clips that were finished before.
+        frames: of the clips made here.
+        seconds_per_frame: decoding, the network and boxes, not the overlay video.
+        complete: all clips are finished, and the tables are written.
     """
 
-    clip: str
-    frame: int
-    cls: str
-    score: float
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What :func:`predict` did; seconds cover decoding, the network and boxes, not the overlay video."""
-
     clips: int
+    kept: int
     frames: int
     seconds_per_frame: float
+    complete: bool
 
 
 def predict(
@@ -77,106 +64,173 @@ def predict(
     threshold: float | None = None,
     device: str = "auto",
     overlays: bool = True,
+    place: Place | None = None,
 ) -> Summary:
-    """Write ``predictions.json``, ``predictions.csv`` and one ``<clip>.mp4`` overlay per clip into `output`.
+    """Write a file for each clip, and ``predictions.json`` and ``.csv`` once all are finished.
+
+    Clips that are finished with the same settings from the same files are kept; others are made anew.
 
     Args:
         run: folder of a finished run.
         source: a video, a folder of pictures, or a folder tree of both.
-        output: made if absent; files of these names in it are replaced.
+        output: made if absent; for what is in it see :mod:`colocam_dist.inference.clip_results`.
         threshold: map threshold tau in (0, 1), relative to each map's maximum; None takes the one that the run's
             evaluation fixed on validation.
         device: "auto", "cpu" or "cuda".
         overlays: write the videos.
+        place: this process's among those that were started with the same arguments; None: it is alone.
 
     Raises:
-        RunError: no such run, no trained localizer in it, no validation threshold, or `output` cannot be written.
-        DataError: nothing to read, or a damaged input.
+        RunError: no such run, no trained localizer in it, no validation threshold, or `output` cannot be written or
+            lies within `source`, or another process that is no rank of this prediction is at work on it.
+        DataError: nothing to read, or damaged clips; all others are finished before.
+        PreemptedError: this process was sent TERM; finished clips stay.
     """
-    folder = RunFolder.open(run)
-    config = load(folder.config_path)
-    classes = run_classes(folder)
-    tau = _threshold(threshold, folder)
+    place = place or Place()
+    share_cores(place)
     clips = find_clips(source)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError("output folder cannot be made", where=output, got=error.strerror) from None
-    where = resolve_device(Engine.model_validate({"device": device}), 0)
-    model = load_localizer(config, folder, len(classes)).to(where)
-    rows: list[FramePrediction] = []
-    seconds = 0.0
-    for clip in tqdm(clips, desc="predict", unit="clip", disable=None):
-        video = VideoFile(output / f"{clip.name}.mp4", clip.rate()) if overlays else None
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise RunError("the output would become input", where=output, wanted=f"a folder outside of {source}")
+    where = resolve_device(Engine.model_validate({"device": device}), place.local_rank)
+    localizer = Localizer.load(run, device=where)
+    tau = localizer.tau(threshold)
+    settings = {
+        "version": __version__,
+        "weights": localizer.weights_sha256,
+        "model": localizer.model,
+        "classes": localizer.classes,
+        "size": localizer.size,
+        "threshold": tau,
+    }
+    results = ClipResults(output, settings, videos=overlays)
+    with _stopped_by_term(output), Claims(results.folder / ".claims") as claims:
+        work = _Work(localizer, tau, clips, results, claims)
+        work.do(place)
+        complete = results.merge(clips, {"run": str(run), "threshold": tau, "classes": localizer.classes})
+    if not complete and place.world == 1:
+        raise RunError("another process is at work on clips of this output", where=output, fix="wait for it to end")
+    return Summary(work.made, work.kept, work.frames, work.seconds / max(1, work.frames), complete)
+
+
+def predict_clip(localizer: Localizer, clip: Clip, tau: float, maps: MapStore | None = None) -> list[FramePrediction]:
+    """All rows of a clip; what looks at a whole clip (smoothing, say) comes after it, before anything is written.
+
+    Args:
+        localizer: the run's.
+        clip: is decoded batch by batch.
+        tau: map threshold.
+        maps: takes the frames' maps, if they are wanted.
+
+    Raises:
+        DataError: the clip cannot be read.
+    """
+    rows = []
+    for result in localizer.stream(clip.frames(), clip=clip.name, threshold=tau):
+        rows.append(result.prediction)
+        if maps is not None:
+            maps.append(result.map_SS)
+    return rows
+
+
+class _Work:
+    """One process's part of a prediction, and what it did."""
+
+    def __init__(
+        self, localizer: Localizer, tau: float, clips: Sequence[Clip], results: ClipResults, claims: Claims
+    ) -> None:
+        self.made = self.kept = self.frames = 0
+        self.seconds = 0.0
+        self._localizer = localizer
+        self._tau = tau
+        self._clips = clips
+        self._results = results
+        self._claims = claims
+        self._damaged: list[DataError] = []
+
+    def do(self, place: Place) -> None:
+        """Finish the clips of this rank, then what others have not begun.
+
+        Raises:
+            DataError: some clips cannot be read.
+        """
+        lacks = Counter(self._results.lacks(clip) for clip in self._clips)
+        self.kept = lacks.pop(None, 0)
+        if self.kept or lacks.keys() - {"no results yet"}:
+            log.info("%d of %d clips are finished already", self.kept, len(self._clips))
+        for lack, count in lacks.items():
+            if lack != "no results yet":
+                log.info("%d clips are made anew: %s", count, lack)
+        own, others = working_order(len(self._clips), place.rank, place.world)
+        for number in tqdm(own, desc="predict", unit="clip", disable=None if place.rank == 0 else True):
+            self._finish(number)
+        for number in others if self._claims.possible else []:
+            self._finish(number)
+        self._report(place)
+
+    def _finish(self, number: int) -> None:
+        """Make a clip, unless it is finished or another process is at it."""
+        clip = self._clips[number]
+        if self._results.lacks(clip) is None or not self._claims.take(number):
+            return
         try:
-            results = predict_clip(model, clip, config, classes, tau)
-            while True:
-                started = time.perf_counter()
-                result = next(results, None)
-                seconds += time.perf_counter() - started
-                if result is None:
-                    break
-                picture_HWC, map_HW, row = result
-                rows.append(row)
-                if video is not None:
-                    video.write(draw_prediction(picture_HWC, map_HW, _box(row), f"{row.cls} {row.score:.2f}"))
-            if video is not None:
-                video.close()
-        except BaseException:
-            if video is not None:
-                video.discard()
-            raise
-    _write_rows(output, rows, {"run": str(run), "threshold": tau, "classes": classes})
-    return Summary(len(clips), len(rows), seconds / max(1, len(rows)))
+            if self._results.lacks(clip) is not None:  # the one who had the claim may have finished it
+                self._make(clip)
+        except DataError as error:
+            log.warning("%s", error)
+            self._damaged.append(error)
+            return  # the claim stays, so that other ranks do not try as well
+        self._claims.release(number)
 
+    def _make(self, clip: Clip) -> None:
+        results = self._results
+        results.withdraw(clip)
+        stamp = clip.stamp()
+        with MapStore(results.folder) if results.videos else nullcontext() as maps:
+            began = time.perf_counter()
+            rows = predict_clip(self._localizer, clip, self._tau, maps)
+            self.seconds += time.perf_counter() - began
+            if maps is not None:
+                draw_overlay(results.video(clip), clip, rows, maps)
+        if clip.stamp() != stamp:
+            raise DataError("an input has changed while it was read", where=clip.files[0], fix="predict again")
+        results.write(clip, stamp, rows)
+        self.made += 1
+        self.frames += len(rows)
 
-@torch.inference_mode()
-def predict_clip(
-    model: Localizer, clip: Clip, config: Config, classes: Sequence[str], tau: float
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], FramePrediction]]:
-    """Frame by frame: the uint8 RGB picture ``[H, W, 3]``, its foreground map ``[crop, crop]``, and the prediction."""
-    device = next(model.parameters()).device
-    crop = config.data.crop
-    frames = enumerate(clip.frames())
-    while chunk := list(islice(frames, config.evaluation.batch)):
-        images_BCHW = torch.from_numpy(np.stack([eval_frame(picture, crop) for _, picture in chunk])).to(device)
-        output = model(images_BCHW)
-        maps_BHW = output.map_logits_B2HW.float().softmax(1)[:, 1].cpu().numpy()
-        scores_B, labels_B = output.class_logits_BK.float().softmax(1).max(1)
-        for (number, picture), map_HW, score, label in zip(
-            chunk, maps_BHW, scores_B.tolist(), labels_B.tolist(), strict=True
-        ):
-            scale = np.array(picture.shape[1::-1] * 2, np.float64) / crop
-            box = np.round(box_at(map_HW, tau) * scale, 2).tolist()
-            yield picture, map_HW, FramePrediction(clip.name, number, classes[label], round(score, 4), *box)
-
-
-def _threshold(given: float | None, folder: RunFolder) -> float:
-    if given is not None:
-        if not 0.0 < given < 1.0:
-            raise RunError("threshold is out of range", where="--threshold", got=given, wanted="a number in (0, 1)")
-        return given
-    facts: dict[str, Any] | None = folder.read_json("validation.json")
-    if facts is None or "localizer" not in facts:
-        raise RunError(
-            "the run has not been evaluated, so its threshold is unknown",
-            where=folder.path,
-            fix=f"python launchers/evaluate.py --run {folder.path}, or give --threshold",
+    def _report(self, place: Place) -> None:
+        if not self._damaged:
+            return
+        if len(self._clips) == 1:
+            raise self._damaged[0]
+        raise DataError(
+            f"{len(self._damaged)} of {len(self._clips)} clips cannot be read; the others were made",
+            where=f"rank {place.rank}",
+            got="; ".join(f"{error.what}: {error.where}" for error in self._damaged),
+            fix="mend or remove them, then give the same command again: finished clips are kept",
         )
-    return float(facts["localizer"]["threshold"])
 
 
-def _box(row: FramePrediction) -> tuple[float, float, float, float]:
-    return row.x0, row.y0, row.x1, row.y1
+@contextmanager
+def _stopped_by_term(output: Path) -> Iterator[None]:
+    """Within it, TERM raises a PreemptedError, once: what is unfinished is cleared away on the way out.
 
+    Only in the main thread, the only one that may handle signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-def _write_rows(output: Path, rows: list[FramePrediction], facts: dict[str, Any]) -> None:
-    table = io.StringIO()
-    names = [*FramePrediction.__dataclass_fields__]
-    writer = csv.DictWriter(table, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_atomically(output / "predictions.csv", table.getvalue())
-    write_atomically(
-        output / "predictions.json", json.dumps({**facts, "frames": [asdict(row) for row in rows]}, indent=1)
-    )
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise PreemptedError(
+            "the prediction was asked to stop",
+            where=output,
+            got=signal.Signals(number).name,
+            fix="give the same command again: finished clips are kept",
+        )
+
+    before: Any = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

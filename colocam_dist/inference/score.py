@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from colocam_dist.cams.layercam import layercam
+from colocam_dist.cams.method import CamMethod
 from colocam_dist.config import Config
 from colocam_dist.data.frame_stream import FrameStream
 from colocam_dist.data.index import ShotIndex
@@ -22,21 +22,20 @@ from colocam_dist.evaluation.corloc import FrameScores, best_threshold
 from colocam_dist.evaluation.iou import iou_inclusive, scale_boxes
 from colocam_dist.models.localizer import Classifier, Localizer
 
-__all__ = ["MapMaker", "Scorer", "layercam_maps", "localizer_maps"]
+__all__ = ["MapMaker", "Scorer", "cam_maps", "localizer_maps"]
 
 MapMaker = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(uint8 images [B, 3, H, W], true labels [B]) -> (maps [B, H, W] in [0, 1], class logits [B, K])."""
 
 
-def layercam_maps(model: Classifier) -> MapMaker:
-    """LayerCAM of the true class, min-max normalized at low resolution, then bilinear to the image (published)."""
+def cam_maps(model: Classifier, method: CamMethod) -> MapMaker:
+    """A CAM of the true class, min-max normalized at low resolution, then bilinear to the image (published)."""
 
     def make(images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        output = model(images_BCHW)
-        cams_Bhw = layercam(output.features[-1].float(), model.head.weight.float(), labels_B)
+        cams_Bhw, logits_BK = method(model, images_BCHW, labels_B)
         size = list(images_BCHW.shape[-2:])
         maps_BHW = functional.interpolate(cams_Bhw[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-        return maps_BHW.clamp(0.0, 1.0), output.logits_BK
+        return maps_BHW.clamp(0.0, 1.0), logits_BK
 
     return make
 
@@ -134,9 +133,9 @@ class Scorer:
         """The model's labels for labels of the data, on the device."""
         return torch.from_numpy(self.labels)[labels_B].to(self.workers.device)
 
-    def layercam(self, model: Classifier) -> FrameScores:
-        """Score a classifier's LayerCAM (collective)."""
-        return self.score(model, layercam_maps(model))
+    def cam(self, model: Classifier, method: CamMethod) -> FrameScores:
+        """Score a CAM of a classifier (collective)."""
+        return self.score(model, cam_maps(model, method))
 
     def localizer(self, model: Localizer) -> FrameScores:
         """Score a localizer (collective)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,21 @@ class Clip:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         capture.release()
         return rate if 0.1 <= rate <= 240.0 else 10.0
+
+    def stamp(self) -> str:
+        """Digest over the files' names, sizes and times of change: another one when the input has changed.
+
+        Raises:
+            DataError: a file is not there any more.
+        """
+        digest = sha256()
+        for path in self.files:
+            try:
+                facts = path.stat()
+            except OSError as error:
+                raise DataError("an input is gone", where=path, got=error.strerror) from None
+            digest.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+        return digest.hexdigest()
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """uint8 RGB ``[H, W, 3]`` frames in order, decoded in sequence; all of the first one's size.

@@ -21,20 +21,25 @@ from colocam_dist.evaluation.corloc import RULES
 from colocam_dist.inference.method import Method
 from colocam_dist.inference.score import Scorer
 from colocam_dist.report.curves import training_curves
-from colocam_dist.report.overlays import LAYERCAM_COLOR, LOCALIZER_COLOR, TRUTH_COLOR, contact_sheet, draw_box, heat
+from colocam_dist.report.overlays import METHOD_COLORS, TRUTH_COLOR, contact_sheet, draw_box, heat
 from colocam_dist.report.page import ClassRow, Example, MethodScores, ReportData, VideoRow, write_report
 from colocam_dist.runs.folder import RunFolder
 
 __all__ = ["write_summary"]
 
 DESCRIPTIONS = {
+    "cam": "CAM of the stage 1 classifier, for the true class",
+    "gradcam": "Grad-CAM of the stage 1 classifier, for the true class",
+    "gradcam++": "Grad-CAM++ of the stage 1 classifier, for the true class",
+    "smoothgradcam++": "Smooth Grad-CAM++ of the stage 1 classifier, for the true class",
+    "xgradcam": "XGrad-CAM of the stage 1 classifier, for the true class",
     "layercam": "LayerCAM of the stage 1 classifier, for the true class",
     "localizer": "foreground map of the stage 2 localizer, no class given",
 }
-COLORS = {"layercam": LAYERCAM_COLOR, "localizer": LOCALIZER_COLOR}
 EXAMPLES = 6
 STRIPS = 3
 STRIP_FRAMES = 6
+COLUMNS = 4  # pictures of one frame beside each other, one per method
 SIDE = 224  # pixels of a picture in the report
 
 
@@ -163,7 +168,7 @@ class _Pictures:
         tiles = [self._picture(frame)] + [self._panel(frame, method) for method in self.methods]
         values = ", ".join(f"{m.name} IoU {_iou(m)[place]:.2f}" for m in self.methods)
         return Example(
-            _encode(contact_sheet(tiles, len(tiles))), f"{shot.key}, frame {self.index.frame_name[frame]}: {values}"
+            _encode(contact_sheet(tiles, COLUMNS)), f"{shot.key}, frame {self.index.frame_name[frame]}: {values}"
         )
 
     def _read(self, frame: int) -> NDArray[np.uint8]:
@@ -185,7 +190,7 @@ class _Pictures:
             map_HW = method.maps(images_BCHW, self.scorer.model_labels(torch.tensor([label])))[0][0].cpu().numpy()
         picture = heat(_square(image_CHW.transpose(1, 2, 0)), map_HW)
         box = box_at(map_HW, method.result.thresholds["validation"]) * (SIDE / self.scorer.config.data.crop)
-        return draw_box(self._with_truth(picture, frame), box, COLORS[method.name])
+        return draw_box(self._with_truth(picture, frame), box, METHOD_COLORS[method.name])
 
     def _with_truth(self, picture: NDArray[np.uint8], frame: int) -> NDArray[np.uint8]:
         scale = np.array([SIDE / self.index.frame_width[frame], SIDE / self.index.frame_height[frame]] * 2)

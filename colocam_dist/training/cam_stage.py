@@ -1,4 +1,4 @@
-"""Between the stages: one LayerCAM per training frame, archived once for every run that can use it."""
+"""Between the stages: one CAM per training frame, archived once for every run that can use it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from colocam_dist.cams.archive import ArchiveWriter, CamArchive, CamIdentity, publish
-from colocam_dist.cams.layercam import layercam
 from colocam_dist.config import Config
 from colocam_dist.config.locations import scheme_of
 from colocam_dist.data.frame_stream import FrameStream
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.distributed import Workers
+from colocam_dist.inference.load import cam_method
 from colocam_dist.models.localizer import Classifier
 from colocam_dist.runs.weights import weights_sha256
 
@@ -36,13 +36,14 @@ def ensure_archive(classifier: Classifier, index: ShotIndex, config: Config, wor
         PreemptedError: on all ranks, because one of them was asked to stop; what was done so far is done again.
     """
     root = _root(index, config)
-    identity = CamIdentity(config.cams.method, weights_sha256(classifier), config.data.crop, index.fingerprint)
+    method = cam_method(config, config.cams.method).identity
+    identity = CamIdentity(method, weights_sha256(classifier), config.data.crop, index.fingerprint)
     folder = CamArchive.locate(root, index.split, identity)
     if workers.from_main((folder / "archive.json").is_file()):
         log.info("CAM archive %s is reused", folder)
     else:
         workers.progress.enter("cams", stage="", step=0)
-        _write(classifier, index, config, workers, folder)
+        _write(classifier, index, identity, config, workers, folder)
         if workers.is_main:
             log.info("CAM archive %s: %d frames", folder, index.n_frames)
     return CamArchive.open(folder, CamArchive.key(identity))
@@ -56,8 +57,10 @@ def _root(index: ShotIndex, config: Config) -> Path:
 
 
 @torch.no_grad()
-def _write(classifier: Classifier, index: ShotIndex, config: Config, workers: Workers, folder: Path) -> None:
-    classifier = classifier.to(workers.device).eval()
+def _write(
+    classifier: Classifier, index: ShotIndex, identity: CamIdentity, config: Config, workers: Workers, folder: Path
+) -> None:
+    classifier, method = classifier.to(workers.device).eval(), cam_method(config, config.cams.method)
     crop = config.data.crop
     probe = classifier.encoder(torch.zeros(1, 3, crop, crop, device=workers.device))[-1]
     stream = FrameStream(
@@ -78,14 +81,11 @@ def _write(classifier: Classifier, index: ShotIndex, config: Config, workers: Wo
         workers.progress.tick()
         if workers.progress.stop_reason() is not None:
             break
-        output = classifier(batch.images_NCHW.to(workers.device))
-        labels_B = batch.labels_N.to(workers.device)
-        maps_Bhw = layercam(output.features[-1].float(), classifier.head.weight, labels_B)
-        writer.write(int(batch.frame_ids_N[0]), maps_Bhw * batch.valid_N.to(workers.device)[:, None, None])
+        output = method(classifier, batch.images_NCHW.to(workers.device), batch.labels_N.to(workers.device))
+        writer.write(int(batch.frame_ids_N[0]), output.maps_Bhw * batch.valid_N.to(workers.device)[:, None, None])
     writer.close()
     workers.agree_to_go_on("archiving of CAMs")
     if workers.is_main:
-        identity = CamIdentity(config.cams.method, weights_sha256(classifier), crop, index.fingerprint)
         writer.finish(identity)
         publish(built, folder)
     workers.barrier()

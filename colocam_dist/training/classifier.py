@@ -10,6 +10,7 @@ from colocam_dist.config.stages import Optimizer
 from colocam_dist.data.opening import Splits
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
+from colocam_dist.inference.load import cam_method
 from colocam_dist.inference.score import Scorer
 from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Classifier
@@ -64,7 +65,8 @@ class ClassifierStage:
         fast = [*model.encoder.fast_parameters(), *model.head.parameters()]
         self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast)
         self._scorer = Scorer(splits.validation, config, workers)
+        self._cam = cam_method(config, config.cams.method)
 
     def validate(self, model: Classifier) -> dict[str, float]:
-        """CorLoc of the classifier's LayerCAM (best single threshold) and classification accuracy, in percent."""
-        return self._scorer.summary(self._scorer.layercam(model))
+        """CorLoc of the CAM that is configured for the seeds (best single threshold) and accuracy, in percent."""
+        return self._scorer.summary(self._scorer.cam(model, self._cam))

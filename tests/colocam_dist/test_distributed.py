@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from colocam_dist.config.machine import Engine
-from colocam_dist.distributed import environment_from_slurm, resolve_device
+from colocam_dist.distributed import Place, environment_from_slurm, find_place, resolve_device, share_cores
 from colocam_dist.errors import ConfigError
 
 
@@ -94,3 +94,30 @@ def test_what_needs_a_gpu_is_refused_without_one(
 
 def test_bf16_on_a_cpu_is_possible_when_said() -> None:
     assert resolve_device(Engine(device="cpu", precision="bf16"), 0) == torch.device("cpu")
+
+
+def test_a_place_comes_from_the_launcher_and_needs_no_rendezvous() -> None:
+    assert find_place({}) == Place(0, 1, 0, 1)
+    torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert find_place(torchrun) == Place(5, 8, 1, 4)
+    assert find_place({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}) == Place(1, 2, 1, 2)
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4"}
+    assert find_place({**step, "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_NODEID": "1"}) == Place(3, 4, 1, 2)
+    with pytest.raises(ConfigError, match="rank out of range"):
+        find_place({"RANK": "2", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, 1), ("3", None)])
+def test_ranks_of_one_machine_share_its_cores_unless_told_otherwise(
+    given: str | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    share_cores(Place())
+    assert set_to == []
+    share_cores(Place(1, 1000, 1, 1000))
+    assert set_to == ([] if threads is None else [threads])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from colocam_dist.noise import _mix, _mix_integer, _signed, frame_uniforms
+from colocam_dist.noise import _mix, _mix_integer, _signed, content_keys, frame_normals, frame_uniforms
 
 
 def test_tensor_and_integer_mixing_agree_on_the_published_generator() -> None:
@@ -46,3 +46,32 @@ def test_numbers_are_uniform_and_inside_the_open_interval() -> None:
 def test_too_many_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"2\*\*24"):
         frame_uniforms(torch.tensor([0]), (1 << 24) + 1, seed=0, epoch=0)
+
+
+def test_normals_are_normal() -> None:
+    numbers = frame_normals(torch.arange(32), 9999, seed=0, epoch=3)
+    assert numbers.dtype == torch.float32
+    assert torch.equal(numbers[7:8], frame_normals(torch.tensor([7]), 9999, seed=0, epoch=3))
+    assert abs(numbers.mean().item()) < 5 / numbers.numel() ** 0.5
+    assert numbers.std().item() == pytest.approx(1.0, abs=5e-3)
+    for bound, share in ((1.0, 0.8413447), (-2.0, 0.0227501), (3.0, 0.9986501)):
+        assert (numbers < bound).float().mean().item() == pytest.approx(share, abs=2e-3)
+    assert frame_normals(torch.arange(9), 1 << 16, seed=0, epoch=0).isfinite().all()
+
+
+def test_a_key_is_a_function_of_an_images_values_and_places() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (6, 3, 7, 5), dtype=torch.uint8)
+    images[1] = images[0]
+    images[2] = images[0].flip(2)  # the same values elsewhere
+    images[3] = images[0]
+    images[3, 2, 6, 4] ^= 1
+    images[4] = 0
+    keys = content_keys(images)
+    assert keys[0] == keys[1]
+    assert len(set(keys.tolist())) == 5
+    assert torch.equal(content_keys(images[[5, 2]]), keys[[5, 2]])
+    mask, gamma = (1 << 64) - 1, 0x9E3779B97F4A7C15
+    # _mix_integer(z) adds gamma first, so that it gives the mix of the place's multiple of gamma.
+    total = sum(value * _mix_integer(place * gamma & mask) for place, value in enumerate(images[5].flatten().tolist()))
+    assert keys[5].item() == _signed(_mix_integer((total - gamma) & mask))

@@ -151,7 +151,7 @@ def _test_name(trials: Sequence[TrialResult]) -> str:
 
 
 def _baselines(result: StudyResult, best: PointResult | None) -> list[float]:
-    """Validation CorLoc of LayerCAM of the classifiers that the best point uses, percent."""
+    """Validation CorLoc of the CAM of the classifiers that the best point uses, percent."""
     keys = {trial.shared for trial in best.trials} if best else set()
     return [stage.corloc for stage in result.shared if stage.key in keys and stage.corloc is not None]
 

@@ -12,6 +12,7 @@ from colocam_dist.models.encoders.inception import InceptionV3
 from colocam_dist.models.encoders.resnet import ResNet
 from colocam_dist.models.encoders.timm_pyramid import TimmPyramid
 from colocam_dist.models.encoders.vgg import VGG16
+from colocam_dist.models.encoders.vit import VisionTransformer
 
 __all__ = ["ENCODERS", "Encoder", "build_encoder"]
 
@@ -23,6 +24,9 @@ ENCODERS: dict[str, Callable[[int | None], Encoder]] = {
     "vgg16": VGG16,
     "inceptionv3": InceptionV3,
     "efficientnet_lite0": EfficientNetLite0,
+    "vit_tiny": lambda output_stride: VisionTransformer("vit_tiny", output_stride),
+    "vit_small": lambda output_stride: VisionTransformer("vit_small", output_stride),
+    "vit_base": lambda output_stride: VisionTransformer("vit_base", output_stride),
 }
 
 

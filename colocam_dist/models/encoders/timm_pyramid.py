@@ -131,7 +131,8 @@ class TimmPyramid(Encoder):
                 where="model.encoder",
                 got=f"{self.name}, output_stride {output_stride}: {type(error).__name__}: {error}",
                 wanted="a model with at least three feature maps [B, C, h, w] of decreasing size, for any image size",
-                fix="a convolutional model such as timm:convnext_tiny, or leave model.output_stride unset",
+                fix="a convolutional model such as timm:convnext_tiny, or leave model.output_stride unset; of plain "
+                "vision transformers there are vit_tiny, vit_small and vit_base, which need no timm",
             ) from error
         self.decoder_channels = DECODER_CHANNELS[: len(self.feature_channels)]
 

@@ -39,7 +39,7 @@ def test_published_sizes(name, classifier_size, learning, total, gmacs, total_gm
     assert shapes == [(channels, side, side) for channels, side in MAPS[name]]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg16", "inceptionv3", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "inceptionv3", "efficientnet_lite0", "vit_tiny"])
 @pytest.mark.parametrize("size", [(97, 97), (65, 112)])
 def test_maps_have_the_size_of_the_images(name, size, images):
     localizer = Localizer(Classifier(build_encoder(name), 3)).eval()
@@ -75,7 +75,7 @@ def test_head_starts_xavier_uniform_with_zero_bias():
     assert (head.bias == 0).all()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "inceptionv3", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "inceptionv3", "efficientnet_lite0", "vit_tiny"])
 def test_training_the_localizer_changes_nothing_in_the_classifier(name, images):
     localizer = Localizer(Classifier(build_encoder(name), 3))
     before = {key: value.clone() for key, value in localizer.state_dict().items()}
@@ -121,7 +121,7 @@ def test_no_graph_is_kept_for_the_encoder(images):
     assert not encoder_weights & {tensor.data_ptr() for tensor in saved}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "vit_tiny"])
 def test_autocast(name, images):
     localizer = Localizer(Classifier(build_encoder(name), 3)).eval()
     with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 from colocam_dist.errors import WeightsError
 from colocam_dist.models import build_encoder, load_encoder_weights, weights
 from colocam_dist.models.encoders.resnet import ResNet
+from colocam_dist.models.encoders.timm_pyramid import import_timm
 
 
 def sha256(path: Path) -> str:
@@ -83,9 +84,10 @@ def test_path_loads_everything_but_the_head(public_file):
     assert all(torch.equal(own[name], value) for name, value in stored.items() if not name.startswith("fc."))
 
 
-def test_state_may_lie_under_a_key(tmp_path):
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_state_may_lie_under_a_key(tmp_path, key):
     source = ResNet("resnet18")
-    torch.save({"state_dict": source.state_dict(), "epoch": 3}, tmp_path / "best.pth")
+    torch.save({key: source.state_dict(), "epoch": 3}, tmp_path / "best.pth")
     encoder = ResNet("resnet18")
     load_encoder_weights(encoder, str(tmp_path / "best.pth"))
     assert digest_of(encoder) == digest_of(source)
@@ -284,8 +286,17 @@ def test_published_names_are_torchvisions(torchvision_models):
         "inceptionv3": torchvision_models.Inception_V3_Weights,
     }
     assert {name: enum.IMAGENET1K_V1.url for name, enum in enums.items()} == {
-        name: urls[0] for name, urls in weights.PUBLIC_URLS.items()
+        name: urls[0] for name, urls in weights.PUBLIC_URLS.items() if not name.startswith("vit_")
     }
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs the extra `timm`")
+def test_published_transformers_are_deits():
+    """The URLs of the vision transformers are those that the installed timm gives for DeiT's own files."""
+    timm = import_timm()
+    for size in ("tiny", "small", "base"):
+        settings = timm.models.get_pretrained_cfg(f"deit_{size}_patch16_224.fb_in1k")
+        assert weights.PUBLIC_URLS[f"vit_{size}"] == (settings.url,)
 
 
 def test_lite0_package_missing(monkeypatch):

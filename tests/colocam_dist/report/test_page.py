@@ -105,3 +105,24 @@ def test_a_page_needs_a_method_and_a_failed_one_leaves_the_old(data: ReportData,
     with pytest.raises(ValueError, match="at least one method"):
         write_report(path, replace(data, methods=[]))
     assert path.read_text() == "old"
+
+
+def test_seven_methods_have_colors_of_their_own(data: ReportData, tmp_path: Path) -> None:
+    names = ["cam", "gradcam", "gradcam++", "smoothgradcam++", "xgradcam", "layercam", "localizer"]
+    methods = [replace(data.methods[0], name=name) for name in names]
+    classes = [replace(data.classes[0], corloc={name: dict.fromkeys(RULES, 50.0) for name in names})]
+    videos = [replace(data.videos[0], corloc=dict.fromkeys(names, 25.0))]
+    strips = [replace(data.examples_best[0], caption="a strip")]
+    many = replace(data, methods=methods, classes=classes, videos=videos, strips=strips)
+    write_report(tmp_path / "r.html", many)
+    page = (tmp_path / "r.html").read_text()
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    for place, name in enumerate(names):
+        assert f'<dt class="c{place}">{name}</dt>' in page
+        assert f".c{place} {{ color: var(--m{place})" in page
+        assert page.count(f"--m{place}: #") == 2, "one for light, one for dark"
+    strip = page[page.index("Across a shot") : page.index("a strip")]
+    assert "localizer" in strip
+    assert "layercam" not in strip, "only the last method is in these pictures"

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from colocam_dist.cams import SmoothGradCamPP
 from colocam_dist.config import load
 from colocam_dist.config.loss import Colocalization, FrameCrf, PartialCrossEntropy, SizeBarrier
-from colocam_dist.config.stages import Seeds
+from colocam_dist.config.stages import Seeds, SmoothGradCam
 from colocam_dist.losses import (
     ColocalizationSettings,
     FrameCrfSettings,
@@ -25,6 +26,7 @@ from colocam_dist.training.inputs import loss_settings, seed_settings, window_se
     ("section", "room"),
     [
         (Seeds(), SeedSettings()),
+        (SmoothGradCam(), SmoothGradCamPP()),
         (PartialCrossEntropy(), PartialCrossEntropySettings()),
         (SizeBarrier(), SizeBarrierSettings()),
         (FrameCrf(), FrameCrfSettings()),

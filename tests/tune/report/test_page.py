@@ -66,7 +66,7 @@ def test_a_whole_study(realistic: StudyResult) -> None:
     for state in ("finished", "stopped", "failed"):
         count = sum(trial.state == state for trial in realistic.trials)
         assert f"{count} {state}" in shown.text
-    assert "LayerCAM of its classifier" in shown.text
+    assert "CAM of its classifier" in shown.text
     assert "The 40 longest of 135 trials" in shown.text
     assert "aeroplane" in shown.text
 
@@ -120,7 +120,7 @@ def test_one_seed_has_no_interval_and_the_page_says_so(trial: Make, study: Study
     shown = page(study([trial()]))
     assert "one seed, so no interval" in shown.text
     assert "with one seed there is none" in shown.text
-    assert "LayerCAM of its classifier" not in shown.text
+    assert "CAM of its classifier" not in shown.text
 
 
 def test_a_best_point_with_stopped_and_failed_seeds_says_so(trial: Make, study: Study) -> None:

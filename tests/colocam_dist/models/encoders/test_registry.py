@@ -27,7 +27,9 @@ def test_unknown_name_suggests_the_nearest():
         build_encoder("resnet-50")
 
 
-@pytest.mark.parametrize(("name", "stride"), [("vgg16", 16), ("resnet50", 4), ("efficientnet_lite0", 8)])
+@pytest.mark.parametrize(
+    ("name", "stride"), [("vgg16", 16), ("resnet50", 4), ("efficientnet_lite0", 8), ("vit_tiny", 8)]
+)
 def test_impossible_output_stride(name, stride):
     with pytest.raises(ConfigError, match=f"got: {stride}"):
         build_encoder(name, output_stride=stride)

@@ -1,0 +1,76 @@
+"""The overlay video of a clip, drawn when its boxes are final.
+
+What smooths boxes looks at a whole clip, so the video cannot be drawn while the network goes through it. Neither
+pictures nor maps of a long clip fit into memory: pictures are decoded again, maps wait in a file.
+
+Shape suffixes: S the side of a map.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colocam_dist.inference.rows import FramePrediction
+from colocam_dist.inference.sources import Clip
+from colocam_dist.report.overlays import draw_prediction
+from colocam_dist.report.video import VideoFile
+
+__all__ = ["MapStore", "draw_overlay"]
+
+
+class MapStore:
+    """Maps in [0, 1] of one clip, with eight bits a pixel, in a file without a name: it goes with the process.
+
+    Args:
+        folder: where there is room for them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed on exit
+        self._sizes: list[int] = []
+        self._side = 0
+
+    def __enter__(self) -> MapStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, map_SS: NDArray[np.float32]) -> None:
+        """Add the next frame's map, float32 ``[S, S]``."""
+        self._side = map_SS.shape[0]
+        self._sizes.append(self._file.write(zlib.compress((map_SS * 255).round().astype(np.uint8).tobytes(), 1)))
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """The maps from the first on."""
+        self._file.seek(0)
+        for size in self._sizes:
+            grey = np.frombuffer(zlib.decompress(self._file.read(size)), np.uint8).reshape(self._side, self._side)
+            yield grey.astype(np.float32) / 255
+
+
+def draw_overlay(path: Path, clip: Clip, rows: Sequence[FramePrediction], maps: Iterable[NDArray[np.float32]]) -> None:
+    """Write a clip's frames with heat, box, class and score as mp4; `path` appears when it is whole.
+
+    Raises:
+        DataError: the clip cannot be read.
+        RunError: the video cannot be written.
+    """
+    video = VideoFile(path, clip.rate())
+    try:
+        # A clip that was cut since has fewer frames now; whoever calls notices that it has changed.
+        for picture_HWC, map_SS, row in zip(clip.frames(), maps, rows, strict=False):
+            video.write(draw_prediction(picture_HWC, map_SS, row.box, f"{row.cls} {row.score:.2f}"))
+        video.close()
+    except BaseException:
+        video.discard()
+        raise
