@@ -1,7 +1,8 @@
 """Files of measurements that tables take figures from, beside studies.
 
-- **Costs** (Table 4): one JSON object with the keys of :data:`COST_KEYS`, as far as they were measured. Other keys are
-  passed over.
+- **Costs** (Table 4): one JSON object with ``sizes``, ``steps`` and ``inference``, lists of rows with ``encoder``,
+  ``size`` and ``method`` (layercam or localizer). Rows of a ResNet-50 at 224 pixels count, and of those with a ``way``
+  the plain one. They become the keys of :data:`COST_KEYS`.
 - **CLIP-ES** (Tables 1 and 8): one JSON object a dataset with ``rows``, each with ``labels`` (GT, PR or AVG),
   ``configuration`` (initial, list or refined), ``corloc`` by threshold rule and ``results``, which are of the form that
   ``metrics.json`` has for a method; ``milliseconds`` by configuration; ``shards``, ``split``, ``size``, ``caveats``.
@@ -17,27 +18,22 @@ from typing import Any
 
 from colocam_dist.errors import DataError
 from tune.paper.figures import SIZE
-from tune.report.figures import number
 
 __all__ = ["CLIP_ES_METHODS", "COST_KEYS", "read_clip_es", "read_costs", "read_crf"]
 
 COST_KEYS = tuple(
     f"{method}_{key}"
-    for method in ("layercam", "colocam")
-    for key in (
-        "step_seconds",
-        "frame_milliseconds",
-        "frames_per_second",
-        "parameters",
-        "learnable_parameters",
-        "gflops",
-        "gmacs",
-    )
+    for method in ("layercam", "localizer")
+    for key in ("step_ms", "frame_ms", "fps", "parameters", "learnable", "flops", "macs")
 )
-"""Of LayerCAM (the classifier of stage 1) and CoLo-CAM (classifier and decoder), each for frames of 224 x 224 pixels:
-seconds of one optimizer step of 32 frames, its losses included; milliseconds of one frame by itself, from pixels to
-map; frames a second in the largest batch that fits; numbers of weights, all and those that the stage trains; 10^9
-floating-point operations, and multiply-accumulates, of one frame's forward pass."""
+"""Of LayerCAM (the classifier of stage 1) and CoLo-CAM (classifier and decoder): milliseconds of one optimizer step of
+32 frames, its losses included (median; ``ms_p50`` of ``steps``); milliseconds of one frame by itself, from pixels to
+map (``ms_p50`` of ``inference`` with ``batch`` 1); frames a second in the best of the measured batches; numbers of
+weights, all and those that the stage trains; floating-point operations, and multiply-accumulates, of one frame's
+forward pass."""
+
+_COST_FORM = "sizes, steps and inference with rows of resnet50 at 224 pixels, methods layercam and localizer"
+_STEP_FRAMES = 32
 
 CLIP_ES_METHODS = tuple(f"{labels}_{maps}" for labels in ("gt", "pr", "avg") for maps in ("initial", "list", "refined"))
 """By the class that is asked for (true; a classifier's answer; mean over all classes) and the maps: initial ones, those
@@ -48,18 +44,37 @@ _CLIP_ES_FORM = "rows with labels (GT, PR, AVG), configuration (initial, list, r
 
 
 def read_costs(path: Path) -> dict[str, float]:
-    """The costs in a JSON file.
+    """The costs in a JSON file, as far as it has them.
 
     Raises:
-        DataError: it is none, or has none of the keys.
+        DataError: the file has another form, or none of the costs.
     """
     content = _json_object(path)
-    found = {key: value for key in COST_KEYS if (value := number(content.get(key))) is not None}
-    if not found:
+    found: dict[str, float] = {}
+    try:
+        for kind in ("sizes", "steps", "inference"):
+            for row in content[kind]:
+                if (row["encoder"], row["size"], row.get("way", "plain")) == ("resnet50", SIZE, "plain"):
+                    _add_costs(found, kind, row)
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            "no costs in the file", where=path, got=", ".join(content) or "nothing", wanted=", ".join(COST_KEYS)
-        )
+            "no costs in the file", where=path, got=f"{type(error).__name__}: {error}", wanted=_COST_FORM
+        ) from None
+    if not found.keys() & set(COST_KEYS):
+        raise DataError("no costs in the file", where=path, got=", ".join(found) or "no such rows", wanted=_COST_FORM)
     return found
+
+
+def _add_costs(found: dict[str, float], kind: str, row: dict[str, Any]) -> None:
+    method = row["method"]
+    if kind == "sizes":
+        found.update({f"{method}_{key}": float(row[key]) for key in ("parameters", "learnable", "flops", "macs")})
+    elif kind == "steps" and row["batch"] == _STEP_FRAMES:
+        found[f"{method}_step_ms"] = float(row["ms_p50"])
+    elif kind == "inference":
+        found[f"{method}_fps"] = max(float(row["fps"]), found.get(f"{method}_fps", 0.0))
+        if row["batch"] == 1:
+            found[f"{method}_frame_ms"] = float(row["ms_p50"])
 
 
 def read_clip_es(path: Path) -> dict[str, Any]:

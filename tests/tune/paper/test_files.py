@@ -14,13 +14,41 @@ from tune.paper.files import read_clip_es, read_costs, read_crf
 CRF = "frames,term,n,size,method,forward_ms\n"
 
 
+CASE = {"encoder": "resnet50", "size": 224}
+COSTS: dict[str, Any] = {
+    "machine": {"where": "a GPU"},
+    "sizes": [
+        {**CASE, "method": "localizer", "parameters": 32, "learnable": 9, "flops": 55, "macs": 27},
+        {**CASE, "encoder": "vgg16", "method": "localizer", "parameters": 1, "learnable": 1, "flops": 1, "macs": 1},
+    ],
+    "steps": [
+        {**CASE, "method": "layercam", "way": "plain", "batch": 32, "ms_p50": 60.0},
+        {**CASE, "method": "layercam", "way": "compiled", "batch": 32, "ms_p50": 1.0},
+        {**CASE, "method": "localizer", "way": "plain", "batch": 8, "ms_p50": 1.0},
+    ],
+    "inference": [
+        {**CASE, "method": "layercam", "way": "plain", "batch": 1, "ms_p50": 20.0, "fps": 50.0},
+        {**CASE, "method": "layercam", "way": "plain", "batch": 32, "ms_p50": 5.0, "fps": 200.0},
+        {**CASE, "size": 112, "method": "layercam", "way": "plain", "batch": 1, "ms_p50": 1.0, "fps": 999.0},
+    ],
+}
+
+
 def test_costs(tmp_path: Path) -> None:
     path = tmp_path / "cost.json"
-    path.write_text(json.dumps({"layercam_gflops": 38.2, "colocam_parameters": 32541740, "device": "a GPU"}))
-    assert read_costs(path) == {"layercam_gflops": 38.2, "colocam_parameters": 32541740.0}
+    path.write_text(json.dumps(COSTS))
+    sizes = {"parameters": 32.0, "learnable": 9.0, "flops": 55.0, "macs": 27.0}
+    assert read_costs(path) == {
+        **{f"localizer_{key}": value for key, value in sizes.items()},
+        "layercam_step_ms": 60.0,
+        "layercam_frame_ms": 20.0,
+        "layercam_fps": 200.0,
+    }
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"gflops": 1.0}', '{"layercam_gflops": "many"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"sizes": [], "steps": [], "inference": []}', '{"sizes": [1]}', '{"sizes": [{}]}']
+)
 def test_what_is_no_file_of_costs(tmp_path: Path, content: str) -> None:
     path = tmp_path / "cost.json"
     path.write_text(content)

@@ -10,8 +10,9 @@ import pytest
 
 from tune.paper.files import read_clip_es
 from tune.paper.published import published
-from tune.paper.studies import PaperStudy
+from tune.paper.studies import CONFIGS, PaperStudy
 from tune.paper.tables import DOUBTFUL, Block, Line, PrintedTable, Sources, assemble
+from tune.settings import load_study
 
 PAPER = published()
 
@@ -88,7 +89,7 @@ def test_both_datasets_and_the_first_study_that_has_a_row(paper_desk: Any, metri
 
 
 def test_classes_of_table_1(paper_desk: Any, metrics: Any) -> None:
-    choices: dict[str, Any] = {"CAM methods": {"run.stages": ["classifier", "cams", "evaluate"]}}
+    choices = load_study(CONFIGS / "table1.yaml").study.space["method"]
     study = paper_desk.begin({"method": choices})
     content = metrics(layercam=60.0, cam=50.0, xgradcam=55.0)
     paper_desk.trial(study, {"method": "CAM methods"}, content)
@@ -126,7 +127,7 @@ def test_standard_deviations_of_table_7(paper_desk: Any, metrics: Any) -> None:
 
 
 def test_costs_and_times_from_files() -> None:
-    costs = {"colocam_parameters": 32_541_740.0, "colocam_step_seconds": 0.5, "layercam_gflops": 38.229}
+    costs = {"localizer_parameters": 32_541_740.0, "localizer_step_ms": 500.0, "layercam_flops": 38.229e9}
     (block,) = made("4", costs=costs).blocks
     parameters = row(block, "parameters (M)").cells
     assert parameters[0].ours is None
@@ -135,7 +136,8 @@ def test_costs_and_times_from_files() -> None:
     assert parameters[1].difference == pytest.approx(0.04174)
     step = row(block, "one training step, 32 frames (s)").cells[1]
     assert step.ours is not None
-    assert step.difference is None
+    assert (step.ours.mean, step.difference) == (0.5, None)
+    assert row(block, "GFLOPs, one frame").cells[0].difference == pytest.approx(-0.001)
     (block,) = made("fig2d", crf={"64": [40.0, 50.0]}).blocks
     time = row(block, "n = 64").cells[0]
     assert time.ours is not None
