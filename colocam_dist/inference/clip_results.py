@@ -4,6 +4,7 @@
 
     <output>/
       clips/<name>.json     rows of one clip, with the settings and the input that they were made from; written last
+      clips/.claims         locks of the processes at work (:mod:`colocam_dist.inference.claims`)
       <name>.mp4            its overlay video
       predictions.json      all clips together; there only while all of them are finished
       predictions.csv

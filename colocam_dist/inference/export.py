@@ -145,7 +145,6 @@ def _save(localizer: Localizer, path: Path, form: Format) -> None:
         program, dynamo=True, verbose=False, input_names=["images"], output_names=["maps", "probabilities"]
     )
     assert converted is not None
-    converted.rename_axes({str(converted.model.graph.inputs[0].shape[0]): "batch"})
     converted.model.metadata_props[_METADATA] = metadata
     converted.save(path)
     beside = [other.name for other in path.parent.iterdir() if other != path]

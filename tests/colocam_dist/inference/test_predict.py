@@ -26,14 +26,15 @@ from colocam_dist.inference.api import Localizer
 from colocam_dist.inference.predict import predict
 
 ROOT = Path(__file__).parents[3]
-CLIPS = 7
+NAMES = [*(f"kind__clip-{number}" for number in range(6)), "pictures"]
+CLIPS = len(NAMES)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
     """Seven clips of 2 to 8 frames, one of them a folder of pictures."""
     folder = tmp_path_factory.mktemp("input")
-    for number in range(CLIPS - 1):
+    for number in range(6):
         write_video(folder / "kind" / f"clip-{number}.mp4", 3 + number, number)
     (folder / "pictures").mkdir()
     for number in range(2):
@@ -235,6 +236,32 @@ def test_term_leaves_finished_clips_and_no_half_ones(
     assert predict(small_run, clips, output, device="cpu").kept == 3
     assert {name: made_at(output)[name] for name in before} == before
     assert tables(output) == tables(whole)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from colocam_dist.inference.claims import Claims
+claims = Claims(Path(sys.argv[1]))
+print(claims.take(3), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_clip_that_another_process_is_at_is_left_to_it(small_run: Path, clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (output / "clips").mkdir(parents=True)
+    words = [sys.executable, "-c", HOLD, str(output / "clips" / ".claims")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        with pytest.raises(RunError, match="another process is at work"):
+            predict(small_run, clips, output, device="cpu", overlays=False)
+        assert sorted(records(output)) == sorted(f"{name}.json" for name in NAMES if name != "kind__clip-3")
+        summary = predict(small_run, clips, output, place=rank(1, 2), device="cpu", overlays=False)
+        assert (summary.clips, summary.complete) == (0, False), "a rank leaves it to the others"
+        other.kill()
+    assert predict(small_run, clips, output, device="cpu", overlays=False).clips == 1
 
 
 def start(run: Path, source: Path, output: Path, *, ranks: int, slow: float = 0.0) -> list[subprocess.Popen[str]]:
