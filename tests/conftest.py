@@ -17,7 +17,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from colocam_dist.models.encoders.timm_pyramid import declare_torchvision_operators
 from colocam_dist.slurm import snapshot
 from shards.dataset import BuildOptions, build_dataset
 from shards.images import PictureRule
@@ -145,7 +144,9 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP checkpoint: 40 pixels in patches of 8, ten image blocks, letters as words. Copy it to change it."""
     if importlib.util.find_spec("transformers") is None:
         pytest.skip("transformers is not installed (extra clip)")
-    declare_torchvision_operators()
+    from colocam_dist.models.encoders.timm_pyramid import declare_torchvision_operators
+
+    declare_torchvision_operators()  # transformers imports torchvision
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     folder = tmp_path_factory.mktemp("clip")

@@ -49,6 +49,12 @@ def test_another_end_in_old_configurations(tiny_clip: Path, tmp_path: Path) -> N
     torch.testing.assert_close(load_clip(folder).embed(["a cat."]), load_clip(tiny_clip).embed(["a cat."]))
 
 
+def test_vocabulary_and_merges_alone_are_a_tokenizer(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = copy(tiny_clip, tmp_path)
+    without("tokenizer.json", "tokenizer_config.json")(folder)
+    torch.testing.assert_close(load_clip(folder).embed(["a cat."]), load_clip(tiny_clip).embed(["a cat."]))
+
+
 def copy(source: Path, folder: Path) -> Path:
     return Path(shutil.copytree(source, folder / "copy"))
 

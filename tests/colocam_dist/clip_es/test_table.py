@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from colocam_dist.clip_es.checkpoint import ClipCheckpoint
 from colocam_dist.clip_es.gradcam import ClipEs
-from colocam_dist.clip_es.maps import CONFIGURATIONS, clip_es_maps
+from colocam_dist.clip_es.maps import CONFIGURATIONS, clip_es_maps, maps_of_all_classes
 from colocam_dist.clip_es.published import PUBLISHED, format_table, warnings_about
 from colocam_dist.clip_es.table import LABELS, Table, predicted_classes, score_table
 from colocam_dist.config import Config, load
@@ -98,6 +99,32 @@ def test_rows_are_those_of_scoring_one_class_at_a_time(
     each = [figures(*pair) for pair in by_class]
     for rule, value in rows["AVG"].corloc.items():
         assert value == pytest.approx(sum(one[rule] for one in each) / 3)
+
+
+class OneRank(Workers):
+    """A rank that gathers from nobody."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def agree_to_go_on(self, what: str) -> None:
+        pass
+
+
+def test_ranks_share_the_frames_and_one_may_have_none(config: Config, reordered: ClipEs) -> None:
+    singly = config.evaluation.model_copy(update={"batch": 1})  # rounding depends on the batch
+    index, maps = open_split(config.data, "test"), maps_of_all_classes(reordered)
+    world = len(index.labelled_frames()) + 1
+
+    def scored(workers: Workers) -> list[FrameScores]:
+        settings = config.model_copy(update={"evaluation": singly})
+        return Scorer(index, settings, workers, 20, classes=CLASSES).score_each(reordered, maps, 9)
+
+    parts = [scored(OneRank(rank, 0, world, torch.device("cpu"))) for rank in (0, 1, world - 1)]
+    for place, whole in enumerate(scored(WORKERS)):
+        merged = FrameScores.merge([tables[place] for tables in parts])
+        assert np.array_equal(merged.iou_FT, whole.iou_FT[:2])
+        assert merged.labels_F.tolist() == whole.labels_F[:2].tolist()
 
 
 def test_figures_beside_the_rows(table: Table, scorers: tuple[Scorer, Scorer], guesses: tuple[np.ndarray, ...]) -> None:
