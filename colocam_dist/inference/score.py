@@ -22,10 +22,12 @@ from colocam_dist.evaluation.corloc import FrameScores, best_threshold
 from colocam_dist.evaluation.iou import iou_inclusive, scale_boxes
 from colocam_dist.models.localizer import Classifier, Localizer
 
-__all__ = ["MapMaker", "Scorer", "cam_maps", "localizer_maps"]
+__all__ = ["ManyMaps", "MapMaker", "Scorer", "cam_maps", "localizer_maps"]
 
 MapMaker = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(uint8 images [B, 3, H, W], true labels [B]) -> (maps [B, H, W] in [0, 1], class logits [B, K])."""
+ManyMaps = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The same with M maps of each frame, [M, B, H, W]."""
 
 
 def cam_maps(model: Classifier, method: CamMethod) -> MapMaker:
@@ -92,6 +94,15 @@ class Scorer:
         Raises:
             PreemptedError: on all ranks, because one of them was asked to stop.
         """
+
+        def one(images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+            maps_BHW, logits_BK = maps(images_BCHW, labels_B)
+            return maps_BHW[None], logits_BK
+
+        return self.score_each(model, one, 1)[0]
+
+    def score_each(self, model: torch.nn.Module, maps: ManyMaps, count: int) -> list[FrameScores]:
+        """:meth:`score` of `count` maps of each frame, from one pass over the frames; one table for each of them."""
         workers, size = self.workers, self.config.data.crop
         model.to(workers.device).eval()
         stream = FrameStream(
@@ -103,7 +114,7 @@ class Scorer:
             world=workers.world,
             workers=min(1, self.config.data.workers),
         )
-        rows: list[NDArray[np.float64]] = []
+        rows: list[NDArray[np.float32]] = []
         predicted: list[int] = []
         with torch.inference_mode():
             hidden = None if workers.is_main else True
@@ -112,22 +123,24 @@ class Scorer:
                 if workers.progress.stop_reason() is not None:
                     break
                 images_BCHW = batch.images_NCHW.to(workers.device)
-                maps_BHW, logits_BK = maps(images_BCHW, self.model_labels(batch.labels_N))
+                maps_MBHW, logits_BK = maps(images_BCHW, self.model_labels(batch.labels_N))
                 predicted += logits_BK.argmax(1).tolist()
-                pairs = zip(maps_BHW.float().cpu().numpy(), batch.frame_ids_N.tolist(), strict=True)
-                rows += [self._iou(map_HW, frame) for map_HW, frame in pairs]
+                pairs = zip(maps_MBHW.float().cpu().numpy().swapaxes(0, 1), batch.frame_ids_N.tolist(), strict=True)
+                rows += [
+                    np.array([self._iou(map_HW, frame) for map_HW in maps_MHW], np.float32) for maps_MHW, frame in pairs
+                ]
         workers.agree_to_go_on(f"scoring of split {self.index.split}")
         mine = np.array_split(self.frames, workers.world)[workers.rank]
         shots = [self.index.shots[shot] for shot in self.index.frame_shot[mine].tolist()]
-        scores = FrameScores(
-            np.array(rows, np.float32).reshape(len(mine), len(self.thresholds)),
+        facts = (
             self.labels[[shot.label for shot in shots]],
             np.array(predicted, np.int64),
             np.array([f"{shot.cls}/{shot.video}" for shot in shots], np.str_),
             mine,
             self.thresholds,
         )
-        return FrameScores.merge(workers.gather(scores))
+        iou_FMT = np.array(rows, np.float32).reshape(len(mine), count, len(self.thresholds))
+        return [FrameScores.merge(workers.gather(FrameScores(iou_FMT[:, m], *facts))) for m in range(count)]
 
     def model_labels(self, labels_B: Tensor) -> Tensor:
         """The model's labels for labels of the data, on the device."""
