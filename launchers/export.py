@@ -16,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--format", choices=("torch", "onnx"), required=True, help="torch.export program or ONNX")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="usually .pt2 or .onnx")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="ends in .pt2 (torch) or .onnx")
     given = parser.parse_args()
     from colocam_dist.inference.api import Localizer
     from colocam_dist.inference.export import export_localizer

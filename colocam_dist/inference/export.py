@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from colocam_dist.errors import ConfigError, RunError
 from colocam_dist.files import sync_file, sync_folder
 from colocam_dist.inference.api import Localizer, Probabilities
 
-__all__ = ["TOLERANCES", "Format", "export_localizer", "onnx_program", "torch_program"]
+__all__ = ["SUFFIXES", "TOLERANCES", "Format", "export_localizer", "onnx_program", "torch_program"]
 
 Format = Literal["torch", "onnx"]
 Program = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -38,6 +39,9 @@ Program = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.fl
 
 TOLERANCES: dict[Format, float] = {"torch": 1e-5, "onnx": 1e-4}
 """Largest difference from the network, in maps and in class probabilities, that an exported file may show."""
+
+SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
+"""How the names of exported files end; torch reads no others."""
 
 _METADATA = "colocam_dist"
 _EXAMPLE_BATCH = 2  # 1 would be taken for a constant
@@ -50,17 +54,19 @@ def export_localizer(localizer: Localizer, target: Path, form: Format) -> float:
 
     Args:
         localizer: on the CPU.
-        target: the file; an older one of this name is replaced.
+        target: the file, with the suffix of its format; an older one of this name is replaced.
         form: "torch" (``torch.export``; ``torch.load`` of it is not possible, ``torch.export.load`` is) or "onnx".
 
     Returns:
         The largest difference from the network that was seen, over random and smooth images in batches of 1 and 3.
 
     Raises:
-        ConfigError: the packages that ONNX needs are missing.
+        ConfigError: another suffix, or the packages that ONNX needs are missing.
         RunError: the file differs from the network by more than ``TOLERANCES``, or cannot be written; there is no new
             file then.
     """
+    if target.suffix != SUFFIXES[form]:
+        raise ConfigError("the file's name has another suffix", where=target, wanted=f"{SUFFIXES[form]} for {form}")
     missing = [name for name in _PACKAGES if form == "onnx" and importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -180,7 +186,15 @@ def _smooth(batch: int, size: int) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' warnings are about their own code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """The exporters' warnings are about their own code, and their messages about every step of it."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

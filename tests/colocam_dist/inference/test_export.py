@@ -75,7 +75,7 @@ def test_both_formats_agree_with_the_network(
         "version": colocam_dist.__version__,
     }
     for form, read, limit in (("torch", torch_program, 1e-5), ("onnx", onnx_program, 1e-4)):
-        target = tmp_path / f"localizer.{form}"
+        target = (tmp_path / "localizer").with_suffix(export.SUFFIXES[form])  # type: ignore[index]
         assert export_localizer(localizer, target, form) <= limit  # type: ignore[arg-type]
         program, metadata = read(target)
         assert metadata == facts
@@ -83,7 +83,7 @@ def test_both_formats_agree_with_the_network(
         assert maps < limit, form
         assert classes < limit, form
         assert str(Path(colocam_dist.__file__).parent).encode() not in target.read_bytes(), "no path of this machine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["localizer.onnx", "localizer.torch", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["localizer.onnx", "localizer.pt2", "run"]
 
 
 ALONE = """
@@ -139,6 +139,11 @@ def test_no_number_is_no_agreement(small_run: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(RunError, match="nan"):
         export_localizer(Localizer.load(small_run, device="cpu"), tmp_path / "localizer.pt2", "torch")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_torch_would_not_read_is_refused(small_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.pt2 for torch"):
+        export_localizer(Localizer.load(small_run, device="cpu"), tmp_path / "localizer.pt", "torch")
 
 
 def test_missing_packages_are_named(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
