@@ -278,6 +278,24 @@ def test_zero_stages_give_the_same_losses_and_resume(tiny_shards: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_a_vision_transformer_trains_both_stages_whatever_holds_its_weights(tiny_shards: Path, tmp_path: Path) -> None:
+    """One rank, and two that hold a part of every weight each; pictures of 40 pixels are enlarged to 48."""
+    options = ("model.encoder=vit_tiny", "classifier.epochs=1", "localizer.epochs=1", "classifier.optimizer.lr=0.001")
+    ways = {"one": (1, "engine.zero_stage=0"), "two": (2, "engine.zero_stage=3")}
+    losses = {}
+    for name, (ranks, stage) in ways.items():
+        shutil.copytree(tiny_shards, tmp_path / f"shards-{name}")
+        code, output = finished(train(tmp_path / f"shards-{name}", tmp_path, name, *options, stage, ranks=ranks))
+        assert code == 0, output
+        assert set(json.loads((tmp_path / name / "metrics.json").read_text())["methods"]) == {"layercam", "localizer"}
+        losses[name] = [
+            row["loss"] for stage in ("classifier", "localizer") for row in rows(tmp_path / name, stage).values()
+        ]
+    assert len(losses["one"]) == 12
+    assert losses["two"] == pytest.approx(losses["one"], abs=1e-4)
+
+
+@pytest.mark.slow
 def test_bf16_on_the_cpu_trains_both_stages(tiny_shards: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(tiny_shards, shards)

@@ -25,7 +25,7 @@ def test_every_recipe_loads_and_its_dump_repeats_it(recipe: Path, tmp_path: Path
 
 def test_the_recipes_of_the_readme_exist() -> None:
     names = {path.stem for path in RECIPES}
-    assert {"demo", "mini_yto22", "youtube_objects_v1_resnet50"} <= names
+    assert {"demo", "mini_yto22", "youtube_objects_v1_resnet50", "youtube_objects_v1_vit_small"} <= names
     assert {f"youtube_objects_v2.2_{encoder}" for encoder in ("resnet50", "vgg16", "inceptionv3")} <= names
 
 
