@@ -1,10 +1,14 @@
 """The checks that need a GPU, in one command: ``python benchmarks/gpu_check.py [--kernels-only] [--output FILE]``.
 
+``--dry-run`` does part 5 in small on a CPU, to see that the command works.
+
 1. Every Triton kernel on the device against the definition in float64, on natural-looking, random, all-black and
    letterboxed frames; the same bits in every run; ``torch.compile``, autocast, side streams.
 2. Times from CUDA graphs and events, beside a measured copy ceiling and the times to reach.
 3. Seeds: equal to the CPU's, number for number.
-4. One short run of the whole pipeline on generated clips in fp32 and in bf16 (or on ``--shards``).
+4. One short run of the whole pipeline on generated clips in fp32, in bf16 and compiled (or on ``--shards``).
+5. What training and inference cost at full size (benchmarks/cost.py): ResNet-50, 224 pixels, 32 frames, in every way
+   that settings offer, held against the goals, and where the rest of the time goes.
 
 Prints what it measures, the table of times last, and writes everything as JSON. Ends with status 1 if a check failed
 and 2 if there is no GPU. A time that is missed is marked, not failed. It has not been run yet.
@@ -21,31 +25,47 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import cost
 import gpu_kernels
 import torch
+from cost_steps import CLOCKS, WAYS, Case, settings
 
+from colocam_dist.distributed import connect
 from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
 
 ROOT = Path(__file__).parents[1]
+GOALS = {"step_ms": 60.0, "fps": 3000.0}  # of the localizer on an H200
+RUNS = {
+    "fp32": (),
+    "bf16": ("engine.precision=bf16",),
+    "compiled": ("engine.precision=bf16", "engine.channels_last=true", "engine.compile=default"),
+}
 
 
 def main() -> int:
     """Run every check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, help="shards to train on; default: generated clips")
-    parser.add_argument("--kernels-only", action="store_true", help="leave out seeds and runs")
+    parser.add_argument("--kernels-only", action="store_true", help="leave out seeds, runs and costs")
+    parser.add_argument("--dry-run", action="store_true", help="costs only, in small, on a CPU")
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"), help="default: %(default)s")
     given = parser.parse_args()
-    if not torch.cuda.is_available():
+    if given.dry_run:
+        result: dict[str, Any] = {"machine": cost.machine("cpu", "wall")}
+        checks = [costs(result, Case("resnet18", 33, 8, 4, torch.device("cpu")), ["plain", "fused"], repeats=2)]
+    elif not torch.cuda.is_available():
         print("no CUDA device: nothing was checked", file=sys.stderr)
         return 2
-    result: dict[str, Any] = {"machine": machine()}
-    print(json.dumps(result["machine"]))
-    checks = kernels(result)
-    if not given.kernels_only:
-        checks += [seeds(), *runs(given.shards)]
+    else:
+        result = {"machine": machine()}
+        print(json.dumps(result["machine"]))
+        checks = kernels(result)
+        if not given.kernels_only:
+            checks += [seeds(), *runs(given.shards)]
+            case = Case("resnet50", 224, 32, 4, torch.device("cuda"))
+            checks.append(costs(result, case, list(WAYS), repeats=30))
+        times(result)
     result["checks"] = dict(checks)
-    times(result)
     partial = given.output.with_name(f"{given.output.name}.part")
     partial.write_text(json.dumps(result, indent=1))
     partial.replace(given.output)
@@ -121,18 +141,50 @@ def runs(shards: Path | None) -> list[tuple[str, bool]]:
             shards = Path(folder) / "shards"
             build = ["-m", "shards.build", "--source", "synthetic", "--output", str(shards), "--size", "320x240"]
             subprocess.run([sys.executable, *build], cwd=ROOT, check=True)
-        for precision in ("fp32", "bf16"):
-            settings = [f"data.shards={shards}", f"run.folder={folder}", f"run.name={precision}"]
-            settings += ["data.resize=256", "data.crop=224", f"engine.precision={precision}", "classifier.epochs=4"]
-            settings += ["localizer.epochs=4", "localizer.loss.frame_crf.scale=0.25"]
-            command = [sys.executable, "launchers/train.py", "--config", "configs/demo.yaml", *settings]
+        for name, engine in RUNS.items():
+            given = [f"data.shards={shards}", f"run.folder={folder}", f"run.name={name}", *engine]
+            given += ["data.resize=256", "data.crop=224", "classifier.epochs=4"]
+            given += ["localizer.epochs=4", "localizer.loss.frame_crf.scale=0.25"]
+            command = [sys.executable, "launchers/train.py", "--config", "configs/demo.yaml", *given]
             good = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
             if good:
-                rows = [json.loads(line) for line in (Path(folder) / precision / "metrics.jsonl").open()]
+                rows = [json.loads(line) for line in (Path(folder) / name / "metrics.jsonl").open()]
                 last = [r for r in rows if r["stage"] == "localizer" and r["kind"] == "train"][-1]
-                print(f"{precision}: {last['frames_per_s']:.0f} frames/s, {last['memory_gib']:.2f} GiB")
-            checks.append((f"run in {precision}", good))
+                print(f"{name}: {last['frames_per_s']:.0f} frames/s, {last['memory_gib']:.2f} GiB")
+            checks.append((f"run: {name}", good))
     return checks
+
+
+def costs(result: dict[str, Any], case: Case, ways: list[str], repeats: int) -> tuple[str, bool]:
+    """Table 4 in every way, the goals, and where the time of a step goes. Times are marked, not failed."""
+    workers = connect(settings(case, "plain").engine)
+    clock, case = CLOCKS["wall"], case._replace(device=workers.device)
+    try:
+        found = {
+            "sizes": cost.sizes(case),
+            "steps": cost.steps(case, ways, repeats, clock, workers),
+            "inference": cost.inference(case, ways, [1, case.frames, 4 * case.frames], repeats, clock),
+        }
+    finally:
+        workers.close()
+    result["cost"] = found
+    print(cost.tables(found))
+    ours = {
+        kind: [row for row in cost.measured(found[kind]) if row["method"] == "localizer"]
+        for kind in ("steps", "inference")
+    }
+    step = min(ours["steps"], key=lambda row: row["ms_p50"])
+    fastest = max(ours["inference"], key=lambda row: row["fps"])
+    reached = step["ms_p50"] <= GOALS["step_ms"], fastest["fps"] >= GOALS["fps"]
+    verdicts = ["reached" if good else "MISSED" for good in reached]
+    print("\nThe goals are for resnet50 at 224 px on an H200.")
+    print(f"step: {step['ms_p50']:.1f} ms ({step['way']}), goal {GOALS['step_ms']:.0f} ms: {verdicts[0]}")
+    print(f"maps: {fastest['fps']:.0f} frames/s ({fastest['way']}, {fastest['batch']} at once), goal "
+          f"{GOALS['fps']:.0f}: {verdicts[1]}")  # fmt: skip
+    total = sum(step["parts_ms"].values())
+    for name, ms in sorted(step["parts_ms"].items(), key=lambda part: -part[1]):
+        print(f"  {100 * ms / total:4.1f} %  {ms:8.2f} ms  {name}")
+    return "costs", not any("error" in row for row in found["steps"] + found["inference"])
 
 
 if __name__ == "__main__":

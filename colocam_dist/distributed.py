@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from colocam_dist.allocator import keep_memory
 from colocam_dist.config.machine import Engine
 from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError
 from colocam_dist.progress import Progress
@@ -291,6 +292,10 @@ def connect(engine: Engine) -> Workers:
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world)))
     threads = engine.threads or _threads(local_world)
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = engine.tf32
+    torch.backends.cudnn.benchmark = engine.cudnn_benchmark
+    if device.type == "cpu" and engine.keep_memory:
+        keep_memory()
     os.environ["DS_ACCELERATOR"] = device.type
     if device.type == "cuda":
         os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed chooses the GPU

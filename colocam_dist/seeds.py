@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from colocam_dist.noise import frame_uniforms
@@ -28,6 +29,7 @@ __all__ = [
     "BACKGROUND",
     "FOREGROUND",
     "IGNORE",
+    "SeedDraw",
     "SeedSettings",
     "box_of_largest",
     "otsu_threshold",
@@ -125,16 +127,43 @@ def box_of_largest(blobs_BHW: Tensor) -> Tensor:
         int64 ``[B, 4]`` of x0, y0, x1, y1 in pixels: the box covers columns x0..x1-1 and rows y0..y1-1; all zero for
         an empty mask. The first component in raster order wins a tie.
     """
+    return _BoxesOfLargest(blobs_BHW).boxes()
+
+
+class _BoxesOfLargest:
+    """:func:`box_of_largest` in two parts: masks leave the device when it is made, boxes come to it when asked for."""
+
+    def __init__(self, blobs_BHW: Tensor) -> None:
+        self._device = blobs_BHW.device
+        bytes_BHW = blobs_BHW.to(torch.uint8)
+        self._copied: torch.cuda.Event | None = None
+        if blobs_BHW.is_cuda:
+            self._blobs_BHW = torch.empty(bytes_BHW.shape, dtype=torch.uint8, pin_memory=True)
+            self._blobs_BHW.copy_(bytes_BHW, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._blobs_BHW = bytes_BHW
+
+    def boxes(self) -> Tensor:
+        """int64 ``[B, 4]``; the host waits for the masks only, not for what the device was given to do since."""
+        if self._copied is None:
+            return torch.from_numpy(_boxes(self._blobs_BHW.numpy()))
+        self._copied.synchronize()
+        return torch.from_numpy(_boxes(self._blobs_BHW.numpy())).pin_memory().to(self._device, non_blocking=True)
+
+
+def _boxes(blobs_BHW: NDArray[np.uint8]) -> NDArray[np.int64]:
     height, width = blobs_BHW.shape[1:]
     boxes = np.zeros((len(blobs_BHW), 4), np.int64)
     # One frame at a time on the CPU. Measured on one core, 32 frames of 224 px: OpenCV 6 ms, batched pointer jumping
-    # with tensor operations 380 ms, flooding by max-pooling 4.5 s; the price on a GPU is one synchronization per call.
-    for box, blob in zip(boxes, blobs_BHW.to("cpu", torch.uint8).numpy(), strict=True):
+    # with tensor operations 380 ms, flooding by max-pooling 4.5 s.
+    for box, blob in zip(boxes, blobs_BHW, strict=True):
         stats = cv2.connectedComponentsWithStats(blob, connectivity=4)[2][1:]  # row 0 is the background
         if len(stats):
             x, y, w, h, _ = stats[stats[:, cv2.CC_STAT_AREA].argmax()]
             box[:] = x, y, min(x + w, width - 1), min(y + h, height - 1)
-    return torch.from_numpy(boxes).to(blobs_BHW.device)
+    return boxes
 
 
 def pixel_noise(frame_ids_B: Tensor, size: Sequence[int], *, seed: int, epoch: int) -> Tensor:
@@ -183,43 +212,78 @@ def sample_seeds(
     Raises:
         ValueError: wrong shapes.
     """
-    if cams_BHW.dim() != 3 or (mask_B is not None and mask_B.shape != cams_BHW.shape[:1]):
-        mask_shape = None if mask_B is None else tuple(mask_B.shape)
-        raise ValueError(f"sample_seeds: wanted CAMs [B, H, W] and mask [B], got {tuple(cams_BHW.shape)}, {mask_shape}")
-    bg_noise_BP, fg_noise_BP = _uniforms(cams_BHW, noise).flatten(2).unbind(1)
-    cams_BHW = cams_BHW.float()
-    cams_BP = cams_BHW.flatten(1)
-    usable_B = cams_BP.amin(1) < cams_BP.amax(1)
-    if mask_B is not None:
-        usable_B = usable_B & mask_B
-    blobs_BP = (cams_BP.double() * 255.0 >= otsu_threshold(cams_BHW)[:, None]) & usable_B[:, None]
-
-    region_BP = _region(cams_BHW, blobs_BP, settings.region) & usable_B[:, None]
-    if settings.fg_fraction < 1.0:
-        region_BP = _strongest(cams_BP, region_BP, settings.fg_fraction)
-    if settings.bg_complement:
-        outside_BP = ~blobs_BP
-    else:
-        outside_BP = _strongest(-cams_BP, torch.ones_like(blobs_BP), settings.bg_fraction)
-    weights_BP = cams_BP + 1e-8 if settings.weighted else torch.ones_like(cams_BP)
-    fg_BP = _draw(weights_BP, region_BP, settings.n_fg, fg_noise_BP)
-    bg_BP = _draw(torch.ones_like(cams_BP), outside_BP & usable_B[:, None], settings.n_bg, bg_noise_BP)
-
-    fg_BHW, bg_BHW = (_dilate(drawn_BP.view_as(cams_BHW), settings.dilation) for drawn_BP in (fg_BP, bg_BP))
-    labels_BHW = torch.full(cams_BHW.shape, IGNORE, dtype=torch.int64, device=cams_BHW.device)
-    return labels_BHW.masked_fill_(fg_BHW & ~bg_BHW, FOREGROUND).masked_fill_(bg_BHW & ~fg_BHW, BACKGROUND)
+    return SeedDraw(cams_BHW, settings, noise, mask_B).labels()
 
 
-def _region(cams_BHW: Tensor, blobs_BP: Tensor, region: str) -> Tensor:
-    if region == "otsu":
-        return blobs_BP
-    if region == "all":
-        return torch.ones_like(blobs_BP)
-    x0, y0, x1, y1 = box_of_largest(blobs_BP.view_as(cams_BHW))[:, :, None].unbind(1)
-    rows_H = torch.arange(cams_BHW.shape[1], device=cams_BHW.device)
-    cols_W = torch.arange(cams_BHW.shape[2], device=cams_BHW.device)
-    in_rows_BH, in_cols_BW = (rows_H >= y0) & (rows_H < y1), (cols_W >= x0) & (cols_W < x1)
-    return (in_rows_BH[:, :, None] & in_cols_BW[:, None, :]).flatten(1)
+class SeedDraw:
+    """:func:`sample_seeds` in two parts, between which a GPU can be given other work.
+
+    The largest component of a mask is found on the host. Made first and asked for its labels after the network's
+    forward pass has been queued, it does so while the device is busy.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        cams_BHW: Tensor,
+        settings: SeedSettings,
+        noise: Tensor | torch.Generator | None = None,
+        mask_B: Tensor | None = None,
+    ) -> None:
+        """Begin. The arguments are those of :func:`sample_seeds`.
+
+        Raises:
+            ValueError: wrong shapes.
+        """
+        if cams_BHW.dim() != 3 or (mask_B is not None and mask_B.shape != cams_BHW.shape[:1]):
+            mask_shape = None if mask_B is None else tuple(mask_B.shape)
+            raise ValueError(
+                f"sample_seeds: wanted CAMs [B, H, W] and mask [B], got {tuple(cams_BHW.shape)}, {mask_shape}"
+            )
+        self._settings = settings
+        self._noise_B2P = _uniforms(cams_BHW, noise).flatten(2)
+        self._cams_BHW = cams_BHW.float()
+        cams_BP = self._cams_BHW.flatten(1)
+        usable_B = cams_BP.amin(1) < cams_BP.amax(1)
+        if mask_B is not None:
+            usable_B = usable_B & mask_B
+        self._usable_B = usable_B
+        threshold_B1 = otsu_threshold(self._cams_BHW)[:, None]
+        self._blobs_BP = (cams_BP.double() * 255.0 >= threshold_B1) & usable_B[:, None]
+        boxed = settings.region == "box_of_largest"
+        self._boxes = _BoxesOfLargest(self._blobs_BP.view_as(cams_BHW)) if boxed else None
+
+    @torch.no_grad()
+    def labels(self) -> Tensor:
+        """What :func:`sample_seeds` returns."""
+        settings, cams_BHW, blobs_BP = self._settings, self._cams_BHW, self._blobs_BP
+        bg_noise_BP, fg_noise_BP = self._noise_B2P.unbind(1)
+        cams_BP, usable_B1 = cams_BHW.flatten(1), self._usable_B[:, None]
+        region_BP = self._region() & usable_B1
+        if settings.fg_fraction < 1.0:
+            region_BP = _strongest(cams_BP, region_BP, settings.fg_fraction)
+        if settings.bg_complement:
+            outside_BP = ~blobs_BP
+        else:
+            outside_BP = _strongest(-cams_BP, torch.ones_like(blobs_BP), settings.bg_fraction)
+        weights_BP = cams_BP + 1e-8 if settings.weighted else torch.ones_like(cams_BP)
+        fg_BP = _draw(weights_BP, region_BP, settings.n_fg, fg_noise_BP)
+        bg_BP = _draw(torch.ones_like(cams_BP), outside_BP & usable_B1, settings.n_bg, bg_noise_BP)
+        fg_BHW, bg_BHW = (_dilate(drawn_BP.view_as(cams_BHW), settings.dilation) for drawn_BP in (fg_BP, bg_BP))
+        labels_BHW = torch.full(cams_BHW.shape, IGNORE, dtype=torch.int64, device=cams_BHW.device)
+        return labels_BHW.masked_fill_(fg_BHW & ~bg_BHW, FOREGROUND).masked_fill_(bg_BHW & ~fg_BHW, BACKGROUND)
+
+    def _region(self) -> Tensor:
+        if self._settings.region == "otsu":
+            return self._blobs_BP
+        if self._boxes is None:
+            return torch.ones_like(self._blobs_BP)
+        height, width = self._cams_BHW.shape[1:]
+        x0, y0, x1, y1 = self._boxes.boxes()[:, :, None].unbind(1)
+        rows_H = torch.arange(height, device=self._cams_BHW.device)
+        cols_W = torch.arange(width, device=self._cams_BHW.device)
+        in_rows_BH, in_cols_BW = (rows_H >= y0) & (rows_H < y1), (cols_W >= x0) & (cols_W < x1)
+        return (in_rows_BH[:, :, None] & in_cols_BW[:, None, :]).flatten(1)
 
 
 def _strongest(values_BP: Tensor, among_BP: Tensor, fraction: float) -> Tensor:

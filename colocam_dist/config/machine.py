@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from colocam_dist.config.section import NonNegative, Positive, Section
 
-__all__ = ["Checkpoint", "Engine", "Log"]
+__all__ = ["CUDA_GRAPHS", "Checkpoint", "Engine", "Log"]
+
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""The values of engine.compile that use them on a GPU."""
 
 
 class Engine(Section):
@@ -25,6 +28,24 @@ class Engine(Section):
     non_finite: Literal["stop", "skip", "roll_back"] = "stop"  # loss or gradients with NaN or infinity
     non_finite_limit: Positive = 3  # such steps in a row after which skip and roll_back give up
     on_out_of_memory: Literal["stop", "halve"] = "stop"  # halve: start again with half the micro-batch (--max-restarts)
+    # Speed; docs/speed.md has what each gives and where.
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"  # torch.compile of the networks
+    channels_last: bool = False  # pixels of all channels lie side by side in memory
+    tf32: bool = True  # convolutions on GPUs in fp32, as torch does by default; matrix products never
+    cudnn_benchmark: bool = False  # GPUs: try the algorithms of each convolution; digits may then differ between runs
+    fused_optimizer: bool = False  # the optimizer step in one kernel
+    keep_memory: bool = True  # CPUs: freed memory is kept for the next step, on huge pages where the system has them
+
+    @model_validator(mode="after")
+    def _compile_fits(self) -> Engine:
+        if self.compile != "none" and self.zero_stage == 3:
+            raise ValueError("engine.compile needs engine.zero_stage 0 to 2: stage 3 moves weights while layers run")
+        if self.compile in CUDA_GRAPHS and (self.accumulation > 1 or self.on_out_of_memory == "halve"):
+            raise ValueError(
+                f"engine.compile={self.compile} replays CUDA graphs, which overwrite gradients that are added up: it "
+                "needs engine.accumulation=1 and engine.on_out_of_memory=stop; engine.compile=default does not"
+            )
+        return self
 
 
 class Checkpoint(Section):
@@ -41,3 +62,4 @@ class Log(Section):
 
     every_steps: Positive = 10
     tensorboard: bool = True
+    profile_steps: Annotated[int, Field(ge=0)] = 0  # steps of each stage that torch's profiler records; 0 = none

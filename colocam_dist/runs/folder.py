@@ -8,6 +8,7 @@
       tensorboard/         the same as TensorBoard events
       checkpoints/<stage>/ step-<n>/ DeepSpeed state (newest valid wins), best-*.pt plain weights
       restarts.jsonl       one JSON object a line: each time the supervisor started the ranks again
+      profile/             <stage>.json.gz (for chrome://tracing or Perfetto) and <stage>.txt, with log.profile_steps
       receipt.json         shards and frames read, replaced, skipped, per stage and epoch
       metrics.json         final numbers for machines
       report.html          final report for people

@@ -13,7 +13,7 @@ from colocam_dist.slurm.states import JobState, job_states, meaning_of
 __all__ = ["counts_of", "ending_of", "last_metrics", "metrics_line", "status_lines"]
 
 _TAIL = 1 << 16
-_SHOWN = ("loss", "corloc", "classification", "frames_per_s", "data_wait", "memory_gib")
+_SHOWN = ("loss", "corloc", "classification", "frames_per_s", "data_wait", "mfu", "memory_gib")
 
 
 def status_lines(folder: SlurmFolder) -> list[str]:

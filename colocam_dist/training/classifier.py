@@ -35,9 +35,13 @@ class ClassifierLoss(LossModule):
         self.epoch = self.step = 0
         self.terms: dict[str, torch.Tensor] = {}
 
+    def predict(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Class logits ``[B, K]``."""
+        return self.model(images_BCHW).logits_BK
+
     def forward(self, batch: WindowBatch) -> torch.Tensor:
         """Scalar fp32 loss; `terms` holds the training accuracy in percent (collective)."""
-        logits_BK = self.model(batch.images_WNCHW.flatten(0, 1)).logits_BK.float()
+        logits_BK = self.network(batch.images_WNCHW.flatten(0, 1)).float()
         labels_B = batch.labels_W.repeat_interleave(batch.mask_WN.shape[1])
         valid_B = batch.mask_WN.flatten()
         each_B = functional.cross_entropy(logits_BK, labels_B, reduction="none")
@@ -63,7 +67,7 @@ class ClassifierStage:
             synchronize_batch_norm(model)
         self.module: LossModule = ClassifierLoss(model, workers)
         fast = [*model.encoder.fast_parameters(), *model.head.parameters()]
-        self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast)
+        self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast, fused=config.engine.fused_optimizer)
         self._scorer = Scorer(splits.validation, config, workers)
         self._cam = cam_method(config, config.cams.method)
 

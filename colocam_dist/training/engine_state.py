@@ -273,7 +273,8 @@ class EngineState:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         if self._stage == 0:
-            self.engine.optimizer.state[parameter][_MOMENTUM] = whole
+            # With the strides of the weight, which fused and grouped updates ask for.
+            self.engine.optimizer.state[parameter][_MOMENTUM] = torch.empty_like(parameter).copy_(whole)
         elif self._stage < 3:
             safe_set_full_optimizer_state(parameter, whole, _MOMENTUM)
         else:

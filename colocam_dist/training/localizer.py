@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch.profiler import record_function
 
 from colocam_dist.cams.align import crop_cams
 from colocam_dist.config import Config
@@ -17,7 +18,7 @@ from colocam_dist.inference.score import Scorer
 from colocam_dist.losses import Counts, LocalizationLoss
 from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Localizer
-from colocam_dist.seeds import pixel_noise, sample_seeds
+from colocam_dist.seeds import SeedDraw, pixel_noise
 from colocam_dist.training.batches import stage_batch
 from colocam_dist.training.inputs import loss_settings, seed_settings, training_stream
 from colocam_dist.training.optimizer_step import LossModule
@@ -43,29 +44,38 @@ class LocalizerLoss(LossModule):
         self.epoch = self.step = 0
         self.terms: dict[str, torch.Tensor] = {}
 
+    def predict(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Map logits ``[B, 2, H, W]``."""
+        return self.model(images_BCHW).map_logits_B2HW
+
     def forward(self, batch: WindowBatch) -> torch.Tensor:
         """Scalar fp32 loss; `terms` holds the loss terms and the mean foreground (collective)."""
         if batch.cams_WNhw is None:
             raise RunError("stage 2 needs the CAM archive", fix="run the stage `cams` first")
         W, N = batch.mask_WN.shape
         images_BCHW = batch.images_WNCHW.flatten(0, 1)
-        logits_B2HW = self.model(images_BCHW).map_logits_B2HW
-        with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
+        kind = images_BCHW.device.type
+        with torch.no_grad(), torch.autocast(kind, enabled=False), record_function("seeds: begin"):
             cams_BHW = crop_cams(
                 batch.cams_WNhw.flatten(0, 1).float(), batch.crops_WN3.flatten(0, 1), resize=self.resize, crop=self.crop
             )
             noise_BHW = pixel_noise(batch.frame_ids_WN.flatten(), cams_BHW.shape[1:], seed=self.seed, epoch=self.epoch)
-            seeds_BHW = sample_seeds(cams_BHW, self.seeds, noise_BHW, mask_B=batch.mask_WN.flatten())
+            draw = SeedDraw(cams_BHW, self.seeds, noise_BHW, batch.mask_WN.flatten())
+        with record_function("network"):
+            logits_B2HW = self.network(images_BCHW)
+        with torch.autocast(kind, enabled=False), record_function("seeds: draw"):
+            seeds_BHW = draw.labels()
         seeds_WNHW = seeds_BHW.unflatten(0, (W, N))
-        total, self.terms = self.loss(
-            logits_B2HW.unflatten(0, (W, N)),
-            batch.images_WNCHW,
-            seeds_WNHW,
-            batch.mask_WN,
-            self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
-            self.step,
-            Counts.of(seeds_WNHW, batch.mask_WN, self.workers.sum, self.workers.world),
-        )
+        with record_function("losses"):
+            total, self.terms = self.loss(
+                logits_B2HW.unflatten(0, (W, N)),
+                batch.images_WNCHW,
+                seeds_WNHW,
+                batch.mask_WN,
+                self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
+                self.step,
+                Counts.of(seeds_WNHW, batch.mask_WN, self.workers.sum, self.workers.world),
+            )
         return total
 
 
@@ -86,7 +96,8 @@ class LocalizerStage:
         if config.engine.sync_batchnorm and workers.world > 1:
             synchronize_batch_norm(model)
         self.module: LossModule = LocalizerLoss(model, LocalizationLoss(loss_settings(config)), config, workers)
-        self.optimizer = build_sgd(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
+        learning = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = build_sgd(settings.optimizer, learning, fused=config.engine.fused_optimizer)
         self._scorer = Scorer(splits.validation, config, workers)
 
     def validate(self, model: Localizer) -> dict[str, float]:

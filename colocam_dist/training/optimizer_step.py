@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-from colocam_dist.config.machine import Engine
+from colocam_dist.config.machine import CUDA_GRAPHS, Engine
 from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
@@ -26,6 +29,18 @@ class LossModule(nn.Module):
     epoch: int  # from 0; set by the trainer before each batch, like step
     step: int  # optimizer steps done in this stage
     terms: dict[str, Tensor]  # detached scalars of the last batch
+
+    memory_format = torch.contiguous_format  # of the images that the model is given
+    compiled: Callable[[Tensor], Tensor] | None = None  # stands for `predict`; no submodule, so that names stay
+
+    def predict(self, images_BCHW: Tensor) -> Tensor:
+        """What the loss is computed from, by the model alone."""
+        raise NotImplementedError
+
+    def network(self, images_BCHW: Tensor) -> Tensor:
+        """:meth:`predict` in the way that the settings ask for."""
+        images_BCHW = images_BCHW.contiguous(memory_format=self.memory_format)
+        return self.predict(images_BCHW) if self.compiled is None else self.compiled(images_BCHW)
 
 
 class StepRunner:
@@ -75,25 +90,32 @@ class StepRunner:
         if self._settings.non_finite == "skip" and self._buffers is None:
             self._buffers = self._state.copy_buffers()
         injected = progress.enter("forward")
-        loss = engine(batch.to(workers.device))
+        if self._settings.compile in CUDA_GRAPHS:
+            torch.compiler.cudagraph_mark_step_begin()
+        with record_function("forward"):
+            loss = engine(batch.to(workers.device))
         if injected == "nan":
             loss = loss * float("nan")
         progress.enter("exchange")
         named = {"loss": loss.detach(), **self._module.terms}
-        asked = torch.tensor(float(self._stop.reason is not None), device=loss.device)
+        asked = torch.full((), float(self._stop.reason is not None), device=loss.device)
         values = torch.stack([value.float().reshape(()) for value in (*named.values(), asked)])
         values = workers.sum(values) / workers.world
-        self.stopping |= bool(values[-1] > 0)
         terms = dict(zip(named, values[:-1], strict=True))
-        if not torch.isfinite(values[0]):
+        # The one place before the optimizer where the host waits for the device's results.
+        total, asking = torch.stack([values[0], values[-1]]).tolist()
+        self.stopping |= asking > 0
+        if not math.isfinite(total):
             self._meet("the loss is not finite", terms)
             # The same on all ranks: NaN in every gradient, so that this step cannot be taken.
             loss = loss * float("nan")
         if progress.enter("backward") == "nan":
             loss = loss * float("nan")
-        engine.backward(loss)
+        with record_function("backward"):
+            engine.backward(loss)
         progress.enter("optimizer")
-        left_out = boundary and self._close(terms)
+        with record_function("optimizer"):
+            left_out = boundary and self._close(terms)
         return terms, left_out
 
     def _close(self, terms: dict[str, Tensor]) -> bool:

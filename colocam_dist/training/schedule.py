@@ -25,9 +25,12 @@ def learning_rate(settings: Optimizer, epoch: int, step: int) -> float:
 
 
 def build_sgd(
-    settings: Optimizer, slow: Iterable[nn.Parameter], fast: Iterable[nn.Parameter] = ()
+    settings: Optimizer, slow: Iterable[nn.Parameter], fast: Iterable[nn.Parameter] = (), *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """SGD with one group, or two when `fast` parameters get `fast_lr_factor` times the rate (public code, stage 1)."""
+    """SGD with one group, or two when `fast` parameters get `fast_lr_factor` times the rate (public code, stage 1).
+
+    With `fused` a step is one kernel for many parameters; otherwise torch chooses.
+    """
     fast = list(fast)
     fast_ids = {id(parameter) for parameter in fast}
     groups = [
@@ -40,6 +43,7 @@ def build_sgd(
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
         weight_decay=settings.weight_decay,
+        fused=fused or None,
     )
 
 

@@ -16,14 +16,17 @@ from colocam_dist.distributed import Workers
 from colocam_dist.errors import PreemptedError, RunError
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.runs.weights import save_weights
+from colocam_dist.training.acceleration import accelerate
 from colocam_dist.training.checkpoint_store import CheckpointStore
 from colocam_dist.training.cost import StageCost
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.engine_state import EngineState
 from colocam_dist.training.metrics import MetricsLog, StepClock, peak_memory_gib
 from colocam_dist.training.optimizer_step import LossModule, StepRunner
+from colocam_dist.training.profiling import StepProfiler
 from colocam_dist.training.schedule import learning_rate, set_learning_rate
 from colocam_dist.training.signals import StopRequests
+from colocam_dist.training.utilization import Utilization
 
 __all__ = ["Stage", "Trainer"]
 
@@ -65,6 +68,7 @@ class Trainer:
         self.folder = folder
         workers.progress.enter("start", stage=stage.name, step=0)
         stage.module.to(workers.device).train()
+        self._use = Utilization(stage.name, stage.module.model, config.data.crop, workers.device, config.engine)
         self.state = EngineState(
             stage.module,
             stage.module.model,
@@ -81,6 +85,7 @@ class Trainer:
             expected_bytes=self.state.bytes,
         )
         self.state.engine = build_engine(stage.module, stage.optimizer, config.engine, workers, stage.windows)
+        accelerate(stage.module, config.engine)
         self.runner = StepRunner(self.state, stage.module, config.engine, workers, stop)
         self.step = 0  # optimizer steps done
         self._stop = stop
@@ -103,8 +108,14 @@ class Trainer:
             self._validate()
             if self.step or self.config.engine.non_finite == "roll_back":
                 self._save()
+        steps_to_profile = self.config.log.profile_steps
         for epoch in range(stage.stream.epoch, stage.epochs):
-            self._train_epoch(epoch)
+            profiler = self._profiler(steps_to_profile)
+            try:
+                self._train_epoch(epoch, profiler)
+            finally:
+                profiler.close()
+            steps_to_profile = 0
             self._hand_in_receipt()
             if (epoch + 1) % evaluation.validate_every == 0 or epoch + 1 == stage.epochs:
                 self._due = epoch + 1
@@ -122,7 +133,13 @@ class Trainer:
         self.metrics.write(stage.name, "stage", stage.epochs, self.step, {**spent, **self.best})
         return self.best
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _profiler(self, steps: int) -> StepProfiler:
+        """Of the epoch that begins or goes on."""
+        left = len(self.stage.stream) // self.config.engine.accumulation
+        folder = self.folder.file("profile") if self.workers.is_main else None
+        return StepProfiler(folder, self.stage.name, steps=steps, left=left, device=self.workers.device)
+
+    def _train_epoch(self, epoch: int, profiler: StepProfiler) -> None:
         stage, every, progress = self.stage, self.config.log.every_steps, self.workers.progress
         accumulation, runner = self.config.engine.accumulation, self.runner
         stage.module.train()
@@ -157,6 +174,8 @@ class Trainer:
                 every_save = self.config.checkpoint.every_steps
                 if boundary and every_save and self.step % every_save == 0 and not last:
                     self._save()
+                if boundary:
+                    profiler.step()
                 progress.enter("data", step=self.step)
 
     def _leave(self, epoch: int) -> NoReturn:
@@ -176,6 +195,7 @@ class Trainer:
         stage = self.stage
         values["lr"] = learning_rate(stage.optimizer_settings, epoch, self.step - 1)
         values |= clock.read(self.workers.world)
+        values |= self._use.rates(values["frames_per_s"] / self.workers.world)
         if self.runner.skipped:
             values["left_out"] = self.runner.skipped
         values["memory_gib"] = peak_memory_gib(self.workers.device)

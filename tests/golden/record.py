@@ -40,7 +40,7 @@ SMALL = (
     *(f"classifier.epochs={EPOCHS}", f"classifier.global_batch={WINDOWS}", f"localizer.epochs={EPOCHS}"),
     *(f"evaluation.validate_every={EPOCHS}", "checkpoint.keep=1", "log.every_steps=1", "log.tensorboard=false"),
 )
-UNREPEATABLE = ("frames_per_s", "data_wait", "memory_gib")  # of what a training step reports
+UNREPEATABLE = ("frames_per_s", "data_wait", "tflops", "mfu", "memory_gib")  # of what a training step reports
 PINNED = ("torch", "numpy", "opencv-python-headless")
 
 CPU_INDEPENDENT = {
