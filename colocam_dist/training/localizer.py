@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 
 from colocam_dist.cams.align import crop_cams
 from colocam_dist.config import Config
@@ -49,17 +50,19 @@ class LocalizerLoss(LossModule):
             raise RunError("stage 2 needs the CAM archive", fix="run the stage `cams` first")
         W, N = batch.mask_WN.shape
         images_BCHW = batch.images_WNCHW.flatten(0, 1)
-        logits_B2HW = self.model(images_BCHW).map_logits_B2HW
+        logits_B2HW = self.model.own_maps(images_BCHW).map_logits_B2HW
         with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
             cams_BHW = crop_cams(
                 batch.cams_WNhw.flatten(0, 1).float(), batch.crops_WN3.flatten(0, 1), resize=self.resize, crop=self.crop
             )
+            stride = self.model.map_stride
+            cams_BHW, images_BCHW = _shrink(cams_BHW[:, None], stride)[:, 0], _shrink(images_BCHW, stride)
             noise_BHW = pixel_noise(batch.frame_ids_WN.flatten(), cams_BHW.shape[1:], seed=self.seed, epoch=self.epoch)
             seeds_BHW = sample_seeds(cams_BHW, self.seeds, noise_BHW, mask_B=batch.mask_WN.flatten())
         seeds_WNHW = seeds_BHW.unflatten(0, (W, N))
         total, self.terms = self.loss(
             logits_B2HW.unflatten(0, (W, N)),
-            batch.images_WNCHW,
+            images_BCHW.unflatten(0, (W, N)),
             seeds_WNHW,
             batch.mask_WN,
             self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
@@ -67,6 +70,14 @@ class LocalizerLoss(LossModule):
             Counts.of(seeds_WNHW, batch.mask_WN, self.workers.sum, self.workers.world),
         )
         return total
+
+
+def _shrink(pixels_BCHW: torch.Tensor, stride: int) -> torch.Tensor:
+    """Means of squares of `stride` x `stride` pixels, in the type of the pixels (uint8 is rounded)."""
+    if stride == 1:
+        return pixels_BCHW
+    means_BChw = functional.avg_pool2d(pixels_BCHW.float(), stride)
+    return means_BChw if pixels_BCHW.is_floating_point() else means_BChw.round().to(pixels_BCHW.dtype)
 
 
 class LocalizerStage:
