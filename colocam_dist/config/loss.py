@@ -48,7 +48,7 @@ class Colocalization(Term):
     """Multi-frame colour term, Eq. 4-5. `weight` is the paper's lambda_c."""
 
     weight: NonNegative = 9.0
-    mode: Literal["adaptive", "constant"] = "adaptive"
+    mode: Literal["adaptive", "constant", "normalized_cut"] = "adaptive"
     normalizer: Literal["published", "paper"] = "published"
     paper_floor: Annotated[float, Field(ge=0.0, le=0.5)] = 1.0e-3  # smallest divisor, as a share of all affinities
     sigma_rgb: Annotated[float, Field(gt=0.0)] = 15.0

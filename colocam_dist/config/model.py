@@ -35,3 +35,4 @@ class Model(Section):
     weights_sha256: str | None = None
     output_stride: Literal[8, 16, 32] | None = None  # None: the encoder's own (8 for the WSOL ResNets)
     decoder_channels: tuple[Positive, ...] | None = None  # None: the encoder's own
+    map_stride: Literal[1, 2, 4] = 1  # image pixels per pixel of the map that the decoder makes and losses look at

@@ -60,4 +60,8 @@ class Config(Section):
                 f"localizer.global_batch ({self.localizer.global_batch} frames) is smaller than one window of "
                 f"data.n_frames ({self.data.n_frames}) frames"
             )
+        if self.data.crop % self.model.map_stride:
+            raise ValueError(
+                f"data.crop ({self.data.crop}) is no multiple of model.map_stride ({self.model.map_stride})"
+            )
         return self

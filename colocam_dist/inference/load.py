@@ -41,7 +41,7 @@ def build_classifier(config: Config, classes: int, *, pretrained: bool = True) -
 def build_localizer(config: Config, classifier: Classifier) -> Localizer:
     """A new decoder over `classifier`, which it freezes."""
     torch.manual_seed(config.run.seed + 1)
-    return Localizer(classifier, decoder_channels=config.model.decoder_channels)
+    return Localizer(classifier, config.model.decoder_channels, config.model.map_stride)
 
 
 def cam_method(config: Config, name: str) -> CamMethod:

@@ -39,7 +39,7 @@ class ColocalizationSettings(TermSettings):
     """
 
     weight: float = 9.0
-    mode: Literal["adaptive", "constant"] = "adaptive"
+    mode: Literal["adaptive", "constant", "normalized_cut"] = "adaptive"
     normalizer: Literal["published", "paper"] = "published"
     paper_floor: float = 1.0e-3
     sigma_rgb: float = 15.0
@@ -48,7 +48,7 @@ class ColocalizationSettings(TermSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode not in ("adaptive", "constant") or self.normalizer not in ("published", "paper"):
+        if self.mode not in ("adaptive", "constant", "normalized_cut") or self.normalizer not in ("published", "paper"):
             raise ValueError(
                 "ColocalizationSettings: wanted mode adaptive or constant and normalizer published or paper, "
                 f"got {self.mode!r} and {self.normalizer!r}"
@@ -85,6 +85,19 @@ class Colocalization(nn.Module):
             )
         return min(1.0, (step + 1) / self.settings.ramp_steps)
 
+    def _cut_weights(self, fg_WNHW, images_WNCHW, mask_WN, value_W, total_W):
+        half_W, _ = color_affinity(
+            fg_WNHW.float() / 2,
+            images_WNCHW,
+            sigma_rgb=self.settings.sigma_rgb,
+            backend=self.settings.backend,
+            mask=mask_WN,
+            validate=False,
+        )
+        fg_W = 2 * half_W - value_W / 2
+        floor_W = (1e-6 * total_W).clamp(min=1.0)
+        return (1 / torch.maximum(fg_W, floor_W) + 1 / torch.maximum(total_W - fg_W, floor_W)) / 2
+
     def forward(
         self,
         fg_WNHW: Tensor,
@@ -116,7 +129,10 @@ class Colocalization(nn.Module):
             mask=mask_WN & counts_W[:, None],
             validate=False,  # the training loop decides what to do with a loss that is not finite
         )
-        loss_W = value_W - total_W if settings.normalizer == "published" else value_W
+        if settings.mode == "normalized_cut":
+            loss_W = value_W * self._cut_weights(fg_WNHW, images_WNCHW, mask_WN & counts_W[:, None], value_W, total_W)
+        else:
+            loss_W = value_W - total_W if settings.normalizer == "published" else value_W
         if settings.mode == "adaptive":
             size_W = loss_W.detach().abs()
             if settings.normalizer == "paper":

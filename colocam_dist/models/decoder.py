@@ -64,29 +64,37 @@ class UNetDecoder(nn.Module):
 
     Args:
         feature_channels: channels of the encoder's maps, shallow to deep, at least one.
-        decoder_channels: widths of the blocks, deep to shallow, one per feature map.
+        decoder_channels: widths of the blocks, deep to shallow.
         center_block: two convolutions on the deepest map first (VGG-16).
+        saved_blocks: blocks that are left out at the end: the map stays that much smaller than the image.
 
     Raises:
-        ConfigError: not one width per feature map.
+        ConfigError: not one width per feature map, those of the saved blocks aside.
     """
 
     def __init__(
-        self, feature_channels: Sequence[int], decoder_channels: Sequence[int], center_block: bool = False
+        self,
+        feature_channels: Sequence[int],
+        decoder_channels: Sequence[int],
+        center_block: bool = False,
+        saved_blocks: int = 0,
     ) -> None:
         super().__init__()
-        if len(decoder_channels) != len(feature_channels):
+        blocks = len(feature_channels) - saved_blocks
+        if len(decoder_channels) != blocks or blocks < 1:
+            saved = f" and model.map_stride {2**saved_blocks}" if saved_blocks else ""
             raise ConfigError(
-                "the decoder needs one width per feature map of the encoder",
+                "the decoder needs one width per feature map of the encoder"
+                + (", less the blocks saved" if saved else ""),
                 where="model.decoder_channels",
                 got=tuple(decoder_channels),
-                wanted=f"{len(feature_channels)} widths, for maps of {tuple(feature_channels)} channels",
+                wanted=f"{max(blocks, 1)} widths, for maps of {tuple(feature_channels)} channels{saved}",
             )
         deepest = feature_channels[-1]
         self.center = (
             nn.Sequential(ConvNormRelu(deepest, deepest), ConvNormRelu(deepest, deepest)) if center_block else None
         )
-        skips = [*reversed(feature_channels[:-1]), 0]
+        skips = [*reversed(feature_channels[:-1]), 0][:blocks]
         inputs = [deepest, *decoder_channels[:-1]]
         self.blocks = nn.ModuleList(map(UpBlock, inputs, skips, decoder_channels))
         self.head = two_map_head(decoder_channels[-1])
@@ -96,14 +104,14 @@ class UNetDecoder(nn.Module):
 
         Args:
             features: float maps ``[B, C, h, w]``, shallow to deep, of the channels given at construction.
-            size: height and width of the images.
+            size: height and width of the map: those of the images, divided by its stride.
 
         Returns:
-            Logits ``[B, 2, H, W]``; channel 0 is background, 1 foreground. S = softmax over the channels.
+            Logits ``[B, 2, h, w]`` of that size; channel 0 is background, 1 foreground. S = softmax over the channels.
         """
         x_BChw = features[-1] if self.center is None else self.center(features[-1])
         skips: list[Tensor | None] = [*reversed(features[:-1]), None]
-        for block, skip_BChw in zip(self.blocks, skips, strict=True):
+        for block, skip_BChw in zip(self.blocks, skips, strict=False):  # saved blocks leave skips over
             x_BChw = block(x_BChw, skip_BChw)
         return _resize(self.head(x_BChw), size)
 

@@ -83,15 +83,20 @@ class Localizer(nn.Module):
     Args:
         classifier: trained classifier; changed as said.
         decoder_channels: widths of the decoder's blocks, in their order; None for the encoder's own.
+        map_stride: image pixels per pixel of the map that the decoder makes (1, 2 or 4). At 2 or 4 the decoder's last
+            and most expensive blocks are saved (the paper, 4.3 d, names smaller maps as a way to save time).
 
     Raises:
         ConfigError: not as many widths as the encoder's decoder has blocks.
     """
 
-    def __init__(self, classifier: Classifier, decoder_channels: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, classifier: Classifier, decoder_channels: Sequence[int] | None = None, map_stride: int = 1
+    ) -> None:
         super().__init__()
         self.classifier = classifier.requires_grad_(False)
-        self.decoder = classifier.encoder.build_decoder(decoder_channels)
+        self.decoder = classifier.encoder.build_decoder(decoder_channels, map_stride)
+        self.map_stride = map_stride
         self.train()
 
     def train(self, mode: bool = True) -> Localizer:
@@ -100,8 +105,15 @@ class Localizer(nn.Module):
         self.classifier.eval()
         return self
 
+    def own_maps(self, images_BCHW: Tensor) -> LocalizerOutput:
+        """As :meth:`forward`, with maps of the decoder's own size, ``[B, 2, H // map_stride, W // map_stride]``."""
+        with torch.no_grad():
+            features, logits_BK = self.classifier(images_BCHW)
+        size = tuple(side // self.map_stride for side in images_BCHW.shape[2:])
+        return LocalizerOutput(self.decoder(features, size), logits_BK, features[-1])
+
     def forward(self, images_BCHW: Tensor) -> LocalizerOutput:
-        """Maps and class logits of a batch of frames.
+        """Maps and class logits of a batch of frames; maps smaller than the image are brought to its size, bilinear.
 
         Args:
             images_BCHW: uint8 RGB ``[B, 3, H, W]`` of any size, on the model's device; normalized here.
@@ -109,7 +121,9 @@ class Localizer(nn.Module):
         Raises:
             ValueError: the images are not uint8 RGB.
         """
-        with torch.no_grad():
-            features, logits_BK = self.classifier(images_BCHW)
-        height, width = images_BCHW.shape[2:]
-        return LocalizerOutput(self.decoder(features, (height, width)), logits_BK, features[-1])
+        output = self.own_maps(images_BCHW)
+        if self.map_stride == 1:
+            return output
+        size = images_BCHW.shape[2:]
+        full_B2HW = functional.interpolate(output.map_logits_B2HW, size, mode="bilinear", align_corners=False)
+        return output._replace(map_logits_B2HW=full_B2HW)

@@ -19,7 +19,7 @@ __all__ = ["TokenHead"]
 
 
 class TokenHead(nn.Module):
-    """Fuse the maps, then double their size until it is that of the image.
+    """Fuse the maps, then double their size until it is that of the wanted map.
 
     Every map goes through a 1x1 convolution and a BatchNorm of its own, which bring depths of different scale to one;
     the sum is rectified. Then come the U-Net decoder's blocks without skips, and its two-channel head. The public code
@@ -29,7 +29,7 @@ class TokenHead(nn.Module):
     Args:
         feature_channels: channels of the encoder's maps, at least one.
         widths: channels of the fused map, then of each block.
-        stride: image pixels per pixel of the maps, a power of two.
+        stride: pixels of the map that is made per pixel of the encoder's maps, along a side; a power of two.
 
     Raises:
         ConfigError: not one width for the fused map and one for each doubling.
@@ -43,7 +43,7 @@ class TokenHead(nn.Module):
                 "the localization head needs one width for the fused map and one for each doubling of its size",
                 where="model.decoder_channels",
                 got=tuple(widths),
-                wanted=f"{1 + doublings} widths, for maps with one pixel for {stride} of the image",
+                wanted=f"{1 + doublings} widths, to make maps {stride} times as large",
             )
         self.fuse = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, widths[0], 1, bias=False), nn.BatchNorm2d(widths[0]))
@@ -57,10 +57,10 @@ class TokenHead(nn.Module):
 
         Args:
             features: float maps ``[B, C, h, w]`` of one size, of the channels given at construction.
-            size: height and width of the images, which the maps span.
+            size: height and width of the wanted map: those of the images, divided by its stride.
 
         Returns:
-            Logits ``[B, 2, H, W]``; channel 0 is background, 1 foreground. S = softmax over the channels.
+            Logits ``[B, 2, h, w]`` of that size; channel 0 is background, 1 foreground. S = softmax over the channels.
         """
         fused = [layer(map_BChw) for layer, map_BChw in zip(self.fuse, features, strict=True)]
         x_BChw = functional.relu(torch.stack(fused).sum(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 from torch.profiler import record_function
 
 from colocam_dist.cams.align import crop_cams
@@ -45,8 +46,8 @@ class LocalizerLoss(LossModule):
         self.terms: dict[str, torch.Tensor] = {}
 
     def predict(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Map logits ``[B, 2, H, W]``."""
-        return self.model(images_BCHW).map_logits_B2HW
+        """Map logits of the decoder's own size."""
+        return self.model.own_maps(images_BCHW).map_logits_B2HW
 
     def forward(self, batch: WindowBatch) -> torch.Tensor:
         """Scalar fp32 loss; `terms` holds the loss terms and the mean foreground (collective)."""
@@ -59,6 +60,8 @@ class LocalizerLoss(LossModule):
             cams_BHW = crop_cams(
                 batch.cams_WNhw.flatten(0, 1).float(), batch.crops_WN3.flatten(0, 1), resize=self.resize, crop=self.crop
             )
+            stride = self.model.map_stride
+            cams_BHW, pixels_BCHW = _shrink(cams_BHW[:, None], stride)[:, 0], _shrink(images_BCHW, stride)
             noise_BHW = pixel_noise(batch.frame_ids_WN.flatten(), cams_BHW.shape[1:], seed=self.seed, epoch=self.epoch)
             draw = SeedDraw(cams_BHW, self.seeds, noise_BHW, batch.mask_WN.flatten())
         with record_function("network"):
@@ -69,7 +72,7 @@ class LocalizerLoss(LossModule):
         with record_function("losses"):
             total, self.terms = self.loss(
                 logits_B2HW.unflatten(0, (W, N)),
-                batch.images_WNCHW,
+                pixels_BCHW.unflatten(0, (W, N)),
                 seeds_WNHW,
                 batch.mask_WN,
                 self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
@@ -77,6 +80,14 @@ class LocalizerLoss(LossModule):
                 Counts.of(seeds_WNHW, batch.mask_WN, self.workers.sum, self.workers.world),
             )
         return total
+
+
+def _shrink(pixels_BCHW: torch.Tensor, stride: int) -> torch.Tensor:
+    """Means of squares of `stride` x `stride` pixels, in the type of the pixels (uint8 is rounded)."""
+    if stride == 1:
+        return pixels_BCHW
+    means_BChw = functional.avg_pool2d(pixels_BCHW.float(), stride)
+    return means_BChw if pixels_BCHW.is_floating_point() else means_BChw.round().to(pixels_BCHW.dtype)
 
 
 class LocalizerStage:

@@ -82,11 +82,12 @@ class Encoder(nn.Module, ABC):
     def fast_parameters(self) -> list[nn.Parameter]:
         """The encoder's share of the parameter group that learns ten times as fast in stage 1 (public code)."""
 
-    def build_decoder(self, channels: Sequence[int] | None = None) -> nn.Module:
-        """A new network from this encoder's maps and the image size to map logits ``[B, 2, H, W]``.
+    def build_decoder(self, channels: Sequence[int] | None = None, map_stride: int = 1) -> nn.Module:
+        """A new network from this encoder's maps and the size of the map to its logits ``[B, 2, h, w]``.
 
         Args:
-            channels: widths of its blocks; None for ``decoder_channels``.
+            channels: widths of its blocks; None for the first ones of ``decoder_channels``.
+            map_stride: image pixels per pixel of the map: 1, 2 or 4. Each doubling saves the last block.
 
         Returns:
             The U-Net decoder, unless the encoder has no pyramid.
@@ -94,7 +95,9 @@ class Encoder(nn.Module, ABC):
         Raises:
             ConfigError: not as many widths as it has blocks.
         """
-        return UNetDecoder(self.feature_channels, channels or self.decoder_channels, self.center_block)
+        saved = map_stride.bit_length() - 1
+        widths = channels or self.decoder_channels[: len(self.decoder_channels) - saved]
+        return UNetDecoder(self.feature_channels, widths, self.center_block, saved)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels to the input of :meth:`forward`, on the device where they are.

@@ -179,6 +179,7 @@ class VisionTransformer(Encoder):
         """The convolution of the CAM layer, which no public file has."""
         return list(self.cam_conv.parameters())
 
-    def build_decoder(self, channels: Sequence[int] | None = None) -> nn.Module:
+    def build_decoder(self, channels: Sequence[int] | None = None, map_stride: int = 1) -> nn.Module:
         """A :class:`~colocam_dist.models.token_head.TokenHead`: there is no pyramid that a U-Net could climb."""
-        return TokenHead(self.feature_channels, channels or self.decoder_channels, self.output_stride)
+        widths = channels or self.decoder_channels[: len(self.decoder_channels) - map_stride.bit_length() + 1]
+        return TokenHead(self.feature_channels, widths, self.output_stride // map_stride)
