@@ -35,6 +35,7 @@ class ClassifierStage(Section):
     epochs: Annotated[int, Field(ge=0)] = 100  # 0 = the untrained network, whose CAM is then the baseline
     global_batch: Positive = 32  # frames per optimizer step, over all ranks and accumulation steps
     optimizer: Optimizer = Optimizer(lr=0.001, lr_step=15)
+    train_encoder: bool = True  # False: only the head learns (at fast_lr_factor times the rate), which is much cheaper
     from_run: Path | None = None  # take the classifier of another run instead of training one
 
 

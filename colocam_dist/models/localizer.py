@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from colocam_dist.errors import ConfigError
 from colocam_dist.models.encoders.base import Encoder
 
 __all__ = ["WGAP", "Classifier", "ClassifierOutput", "Localizer", "LocalizerOutput"]
@@ -60,6 +61,30 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = WGAP(encoder.feature_channels[-1], n_classes)
+        self._only_head = False
+
+    def train_only_head(self) -> None:
+        """Keep the encoder as it is, in eval mode: what learns is the head on its features (a linear probe).
+
+        Raises:
+            ConfigError: the encoder has layers that no weight file has, which would stay random.
+        """
+        if self.encoder.public_missing:
+            raise ConfigError(
+                f"encoder {self.encoder.name} has layers without pretrained weights",
+                where="classifier.train_encoder",
+                got=f"false; {', '.join(self.encoder.public_missing)} would stay random",
+                fix="train the encoder too, or choose resnet50, resnet18 or efficientnet_lite0",
+            )
+        self.encoder.requires_grad_(False).eval()
+        self._only_head = True
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode; an encoder that does not learn stays in eval."""
+        super().train(mode)
+        if self._only_head:
+            self.encoder.eval()
+        return self
 
     def forward(self, images_BCHW: Tensor) -> ClassifierOutput:
         """Features and logits of a batch of frames.

@@ -65,9 +65,12 @@ class ClassifierStage:
         self.stream = training_stream(splits.train, config, workers, n_frames=1, global_batch=windows)
         if config.engine.sync_batchnorm and workers.world > 1:
             synchronize_batch_norm(model)
+        if not settings.train_encoder:
+            model.train_only_head()
         self.module: LossModule = ClassifierLoss(model, workers)
         fast = [*model.encoder.fast_parameters(), *model.head.parameters()]
-        self.optimizer = build_sgd(settings.optimizer, model.parameters(), fast, fused=config.engine.fused_optimizer)
+        slow, fast = ([p for p in group if p.requires_grad] for group in (model.parameters(), fast))
+        self.optimizer = build_sgd(settings.optimizer, slow, fast, fused=config.engine.fused_optimizer)
         self._scorer = Scorer(splits.validation, config, workers)
         self._cam = cam_method(config, config.cams.method)
 
