@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from colocam_dist.errors import ConfigError
 from colocam_dist.models import Classifier, Localizer, build_encoder
 
 # Reference facts: encoder + head, decoder, total; GMACs of the classifier and of the whole at 224 pixels, 10 classes.
@@ -139,3 +140,45 @@ def test_widths_can_be_chosen(images):
     localizer = Localizer(Classifier(build_encoder("resnet18"), 3), (8, 8, 8, 4, 4)).eval()
     assert localizer.decoder.head.in_channels == 4
     assert localizer(images(1, 65)).map_logits_B2HW.shape == (1, 2, 65, 65)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "inceptionv3", "efficientnet_lite0", "vit_tiny"])
+@pytest.mark.parametrize("stride", [2, 4])
+def test_smaller_maps(name, stride, images):
+    classifier = Classifier(build_encoder(name), 3)
+    whole, small = Localizer(classifier).eval(), Localizer(classifier, map_stride=stride).eval()
+    saved = stride.bit_length() - 1
+    kept = {key: value for key, value in whole.decoder.state_dict().items() if "head" not in key}
+    for block in range(len(whole.decoder.blocks) - saved, len(whole.decoder.blocks)):
+        kept = {key: value for key, value in kept.items() if not key.startswith(f"blocks.{block}.")}
+    assert {key for key in small.decoder.state_dict() if "head" not in key} == set(kept)
+    pictures = images(2, 96, 64)
+    with torch.no_grad():
+        own, full = small.own_maps(pictures), small(pictures)
+    assert own.map_logits_B2HW.shape == (2, 2, 96 // stride, 64 // stride)
+    assert full.map_logits_B2HW.shape == (2, 2, 96, 64)
+    truth = torch.nn.functional.interpolate(own.map_logits_B2HW, scale_factor=stride, mode="bilinear")
+    torch.testing.assert_close(full.map_logits_B2HW, truth)
+
+
+def test_smaller_maps_have_fewer_widths():
+    with pytest.raises(ConfigError, match=r"model\.map_stride 2"):
+        Localizer(Classifier(build_encoder("resnet18"), 3), (16, 16, 8, 8, 8), map_stride=2)
+
+
+def test_only_the_head_learns(images):
+    classifier = Classifier(build_encoder("efficientnet_lite0"), 3)
+    classifier.train_only_head()
+    before = {name: value.clone() for name, value in classifier.encoder.state_dict().items()}
+    classifier.train()
+    assert classifier.head.training
+    classifier(images(2, 64)).logits_BK.sum().backward()
+    assert [name for name, p in classifier.named_parameters() if p.grad is not None] == ["head.weight", "head.bias"]
+    for name, value in classifier.encoder.state_dict().items():  # BatchNorm's statistics, too
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "inceptionv3", "vit_tiny"])
+def test_an_encoder_with_new_layers_has_to_learn(name):
+    with pytest.raises(ConfigError, match="would stay random"):
+        Classifier(build_encoder(name), 3).train_only_head()
