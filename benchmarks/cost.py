@@ -5,6 +5,9 @@ For the classifier with LayerCAM and for the localizer: parameters, multiplicati
 frames, and memory. Steps and inference can be done in several ways (``--ways``, see docs/speed.md), which take turns
 in one process, so that a machine's drift meets all alike.
 
+"training" is one frame's share of the network's forward and backward pass; its bytes are those that operators move in
+float32 when they run one by one; "operators" are all that a step calls, views aside.
+
 Weights are random and frames generated: neither changes the time of the networks, but real frames have fewer colors,
 which makes the affinities faster on a CPU. Loading is not included; benchmarks/loader.py measures it.
 """
@@ -29,7 +32,7 @@ from crf_methods import percentile
 
 from colocam_dist.distributed import Workers, connect
 from colocam_dist.files import write_atomically
-from colocam_dist.flops import count_flops, peak_of
+from colocam_dist.flops import count_bytes, count_flops, peak_of
 
 METHODS = ("layercam", "localizer")
 ROOT = Path(__file__).parents[1]
@@ -56,13 +59,15 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: CPU time, where cores are shared")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all cores")
+    parser.add_argument("--no-keep-memory", action="store_true", help="engine.keep_memory=false")
     parser.add_argument("--json", type=Path, help="also write everything here")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device", file=sys.stderr)
         return 2
     first = Case(given.encoders[0], given.size, given.batch, given.frames, torch.device(given.device))
-    engine = settings(first, "plain").engine.model_copy(update={"threads": given.threads})
+    updated = {"threads": given.threads, "keep_memory": not given.no_keep_memory}
+    engine = settings(first, "plain").engine.model_copy(update=updated)
     workers = connect(engine)
     result: dict[str, Any] = {"machine": machine(given.device, given.clock), "sizes": [], "steps": [], "inference": []}
     print("\n".join(result["machine"].values()), flush=True)
@@ -104,6 +109,7 @@ def sizes(case: Case) -> list[dict[str, Any]]:
                 "macs": flops // 2,
                 "flops": flops,
                 "training_flops": count_flops(model, 1, case.size, backward=True),
+                "training_bytes": count_bytes(model, case.frames, case.size, backward=True) / case.frames,
                 "published": published(case, method, "parameters", "learnable", "macs", "flops"),
             }
         )
@@ -142,7 +148,7 @@ def steps(
                 "way": way, **spread(seconds), "frames_per_s": case.frames / middle, "tflops": flops / middle / 1e12,
                 "mfu": None if peak is None else flops / middle / peak, "peak_mib": memory[method, way] / 2**20,
                 "parts_ms": {n: 1e3 * statistics.median(p[n] for p in parts) for n in parts[0]},
-                "published": published(case, method, "step_ms"),
+                "operators": step.operators(), "published": published(case, method, "step_ms"),
             }
         )  # fmt: skip
     return rows
@@ -219,46 +225,39 @@ def processor() -> str:
 
 def tables(result: dict[str, Any]) -> str:
     """Everything as markdown; what the paper prints stands in brackets."""
-    lines = [
-        "",
-        "| encoder, px | method | parameters | learnable | GMACs | GFLOPs | training GFLOPs |",
-        "|---" * 7 + "|",
-    ]
+    size_rows, step_rows, map_rows = [], [], []
     for row in result["sizes"]:
         paper = row["published"]
-        cells = [f"{row['parameters']:,}{beside(paper, 'parameters', 1e6)}"]
-        cells += [f"{row['learnable']:,}{beside(paper, 'learnable', 1e6)}"]
+        cells = [f"{row[name]:,}{beside(paper, name, 1e6)}" for name in ("parameters", "learnable")]
         cells += [f"{row[name] / 1e9:.3f}{beside(paper, name, 1e9)}" for name in ("macs", "flops")]
-        lines.append(f"| {head(row)} | " + " | ".join([*cells, f"{row['training_flops'] / 1e9:.2f}"]) + " |")
-    lines += [
-        "",
-        "| encoder, px | method | batch | way | step ms p20 / p50 / p80 | frames/s | TFLOP/s | mfu | peak MiB |",
-    ]
-    lines.append("|---" * 9 + "|")
+        size_rows.append([*cells, f"{row['training_flops'] / 1e9:.2f}", f"{row['training_bytes'] / 1e9:.3f}"])
     for row in measured(result["steps"]):
         mfu = "" if row["mfu"] is None else f"{100 * row['mfu']:.1f} %"
-        cells = [f"{times(row)}{beside(row['published'], 'step_ms')}", f"{row['frames_per_s']:.1f}"]
-        cells += [f"{row['tflops']:.3g}", mfu, f"{row['peak_mib']:.0f}"]
-        lines.append(f"| {head(row)} | {row['batch']} | {row['way']} | " + " | ".join(cells) + " |")
+        cells = [f"{row['batch']}", row["way"], f"{times(row)}{beside(row['published'], 'step_ms')}"]
+        cells += [f"{row['frames_per_s']:.1f}", f"{row['tflops']:.3g}", mfu, f"{row['peak_mib']:.0f}"]
+        step_rows.append([*cells, f"{row['operators'] or ''}"])
+    for row in measured(result["inference"]):
+        cells = [f"{row['batch']}", row["way"], f"{times(row)}{beside(row['published'], 'frame_ms')}"]
+        map_rows.append([*cells, f"{row['fps']:.1f}{beside(row['published'], 'fps')}"])
+    lines = grid("parameters, learnable, GMACs, GFLOPs, training GFLOPs, training GB", result["sizes"], size_rows)
+    columns = "batch, way, step ms p20 / p50 / p80, frames/s, TFLOP/s, mfu, peak MiB, operators"
+    lines += grid(columns, measured(result["steps"]), step_rows)
     for row in measured(result["steps"]):
         parts = ", ".join(f"{name} {ms:.3g}" for name, ms in row["parts_ms"].items())
         lines += ["", f"{row['encoder']}, {row['method']}, {row['way']}, ms: {parts}"]
-    lines += ["", "| encoder, px | method | batch | way | ms a frame p20 / p50 / p80 | frames/s |", "|---" * 6 + "|"]
-    for row in measured(result["inference"]):
-        cells = [
-            f"{times(row)}{beside(row['published'], 'frame_ms')}",
-            f"{row['fps']:.1f}{beside(row['published'], 'fps')}",
-        ]
-        lines.append(f"| {head(row)} | {row['batch']} | {row['way']} | " + " | ".join(cells) + " |")
+    lines += grid("batch, way, ms a frame p20 / p50 / p80, frames/s", measured(result["inference"]), map_rows)
     for row in (*result["steps"], *result["inference"]):
         if "error" in row:
             lines += ["", f"{row['encoder']}, {row['method']}, {row['way']}: FAILED: {row['error']}"]
     return "\n".join(lines)
 
 
-def head(row: dict[str, Any]) -> str:
-    """The first cells of a row."""
-    return f"{row['encoder']}, {row['size']} | {row['method']}"
+def grid(columns: str, rows: Sequence[dict[str, Any]], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; encoder, size and method stand in front."""
+    names = ["encoder, px", "method", *columns.split(", ")]
+    heads = [[f"{row['encoder']}, {row['size']}", row["method"]] for row in rows]
+    body = [[*head, *rest] for head, rest in zip(heads, cells, strict=True)]
+    return ["", *(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *body))]
 
 
 def times(row: dict[str, Any]) -> str:

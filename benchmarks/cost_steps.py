@@ -18,6 +18,7 @@ import torch
 from crf import blob, pictures
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from colocam_dist.config import Config, load
 from colocam_dist.data.batch import WindowBatch
@@ -143,6 +144,14 @@ class Step:
         torch.backends.cudnn.benchmark = self.engine.cudnn_benchmark
         self._runner.micro(self._batch, boundary=True)
 
+    def operators(self) -> int | None:
+        """How many operators a step calls, views aside: about as many kernels are launched; None where compiled."""
+        if self.module.compiled is not None:
+            return None
+        with Calls() as calls:
+            self()
+        return calls.count
+
     def parts(self, clock: Callable[[], float]) -> dict[str, float]:
         """Seconds of each part; the device's queue is emptied between them, so that the sum is more than the step."""
         laps = Laps(clock)
@@ -182,6 +191,18 @@ class Step:
             for handle in handles:
                 handle.remove()
         return laps.seconds
+
+
+class Calls(TorchDispatchMode):
+    """Counts operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 class Laps:

@@ -1,4 +1,4 @@
-"""Floating-point operations of a network, and the rates that GPUs can reach at most.
+"""Floating-point operations and memory traffic of a network, and the rates that GPUs can reach at most.
 
 Counted are convolutions and matrix products, two operations for a multiplication with its addition. Everything that
 works element by element (BatchNorm, ReLU, resizing; 0.2 % of ResNet-50) and the affinity operators are not.
@@ -7,13 +7,16 @@ works element by element (BatchNorm, ReLU, resizing; 0.2 % of ResNet-50) and the
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-__all__ = ["Peak", "count_flops", "peak_of"]
+__all__ = ["Peak", "count_bytes", "count_flops", "peak_of"]
 
 
 def count_flops(model: nn.Module, images: int, size: int, *, backward: bool) -> int:
@@ -26,6 +29,22 @@ def count_flops(model: nn.Module, images: int, size: int, *, backward: bool) -> 
         size: H and W in pixels.
         backward: also the gradients of all parameters that ask for one.
     """
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    _pass(model, images, size, backward, counter)
+    return counter.get_total_flops()
+
+
+def count_bytes(model: nn.Module, images: int, size: int, *, backward: bool) -> int:
+    """Bytes that the operators of a pass read and write, in float32 and one by one, as torch does without compiling.
+
+    The arguments are those of :func:`count_flops`. BatchNorm in training reads its input once more than is counted.
+    """
+    counter = _Traffic()
+    _pass(model, images, size, backward, counter)
+    return counter.bytes
+
+
+def _pass(model: nn.Module, images: int, size: int, backward: bool, counter: AbstractContextManager[Any]) -> None:
     shapes = {
         name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
@@ -33,7 +52,6 @@ def count_flops(model: nn.Module, images: int, size: int, *, backward: bool) -> 
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()  # neither collectives of BatchNorm over ranks nor changed statistics
-        counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
         with torch.enable_grad(), counter:
             batch_BCHW = torch.empty(images, 3, size, size, dtype=torch.uint8, device="meta")
             output = torch.func.functional_call(model, shapes, (batch_BCHW,))
@@ -43,7 +61,21 @@ def count_flops(model: nn.Module, images: int, size: int, *, backward: bool) -> 
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return counter.get_total_flops()
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the sizes of what operators are given and return, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            moved = (*tree_leaves(args), *tree_leaves(kwargs), *tree_leaves(result))
+            self.bytes += sum(each.numel() * each.itemsize for each in moved if isinstance(each, Tensor))
+        return result
 
 
 def _gradients_of_convolution(y_shape: Any, x_shape: Any, w_shape: Any, *rest: Any, **more: Any) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from colocam_dist.seeds import SeedSettings, box_of_largest, otsu_threshold, pixel_noise, sample_seeds
+from colocam_dist.seeds import SeedDraw, SeedSettings, box_of_largest, otsu_threshold, pixel_noise, sample_seeds
 
 PAPER = SeedSettings(region="otsu", fg_fraction=1.0, bg_complement=True, n_fg=1, n_bg=1, dilation=1)
 
@@ -185,6 +185,19 @@ def test_reproducible_under_a_generator_only():
     generator = seeded(1)
     sample_seeds(cams, settings, generator)
     assert not torch.equal(first, sample_seeds(cams, settings, generator))
+
+
+@pytest.mark.parametrize("region", ["box_of_largest", "otsu", "all"])
+def test_a_draw_in_two_parts_is_fixed_when_it_begins(region):
+    cams, settings = blobs(3), SeedSettings(region=region, n_fg=30, n_bg=30)
+    mask = torch.tensor([True, False, True])
+    expected = sample_seeds(cams, settings, seeded(), mask)
+    generator = seeded()
+    draw = SeedDraw(cams, settings, generator, mask)
+    torch.rand(100, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(draw.labels(), expected)
+    assert torch.equal(draw.labels(), expected)
 
 
 def test_seeds_of_a_frame_depend_on_its_id_and_not_on_its_batch():

@@ -127,6 +127,23 @@ def test_one_and_two_ranks_train_on_the_same_batches_and_agree_at_first(tiny_sha
 
 
 @pytest.mark.slow
+def test_a_profile_is_recorded_and_changes_no_digit(tiny_shards: Path, tmp_path: Path) -> None:
+    options = ("run.stages=[classifier]", "classifier.epochs=1")
+    for name, more in (("plain", ()), ("profiled", ("log.profile_steps=2", "engine.keep_memory=false"))):
+        code, output = finished(train(tiny_shards, tmp_path, name, *options, *more))
+        assert code == 0, output
+    found = [rows(tmp_path / name, "classifier") for name in ("plain", "profiled")]
+    assert [row["loss"] for row in found[0].values()] == [row["loss"] for row in found[1].values()]
+    assert all(row["tflops"] > 0 and "mfu" not in row for each in found for row in each.values())
+    assert not (tmp_path / "plain" / "profile").exists()
+    folder = tmp_path / "profiled" / "profile"
+    assert {path.name for path in folder.iterdir()} == {"classifier.json.gz", "classifier.txt"}
+    table = (folder / "classifier.txt").read_text()
+    assert table.startswith("2 steps of stage classifier")
+    assert "aten::convolution_backward" in table
+
+
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_losses(tiny_shards: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(tiny_shards, shards)
