@@ -154,6 +154,23 @@ def test_finished_clips_are_kept_and_changed_ones_made_anew(
     assert b"clip-0" not in tables(output)["predictions.csv"]
 
 
+def test_tables_do_not_outlive_a_clip_that_is_made_anew(
+    small_run: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = clips / "pictures", tmp_path / "out"
+    predict(small_run, source, output, device="cpu", overlays=False)
+    assert len(tables(output)) == 2
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prediction, "predict_clip", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(small_run, source, output, device="cpu", overlays=False, threshold=0.9)
+    assert tables(output) == {}
+    assert records(output) == {}
+
+
 def test_another_threshold_or_missing_videos_make_clips_anew(
     small_run: Path, clips: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
