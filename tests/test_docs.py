@@ -88,7 +88,7 @@ def test_python_examples_run(page: Path) -> None:
 def test_every_shipped_study_is_in_the_docs_and_its_settings_are_right() -> None:
     page = (ROOT / "docs/studies.md").read_text()
     files = sorted((ROOT / "configs/tune").glob("*.yaml"))
-    assert len(files) == 10
+    assert len(files) == 11
     for file in files:
         assert f"configs/tune/{file.name}" in page
         load_study(file)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from colocam_dist.config.loss import Loss
 from colocam_dist.config.section import Fraction, NonNegative, Positive, Section
 
-__all__ = ["Cams", "ClassifierStage", "LocalizerStage", "Optimizer", "Seeds"]
+__all__ = ["Cams", "ClassifierStage", "LocalizerStage", "Optimizer", "Presence", "Seeds"]
 
 
 class Optimizer(Section):
@@ -65,6 +65,21 @@ class Seeds(Section):
         return self
 
 
+class Presence(Section):
+    """What becomes of training frames in which the frozen classifier hardly sees the tag's class (paper 5)."""
+
+    mode: Literal["none", "weight", "drop"] = "none"
+    relative: bool = False  # presence is p(tag | frame) over the window's largest, instead of p itself
+    threshold: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # frames below it count as masked ones
+    power: Annotated[float, Field(gt=0.0)] = 1.0  # mode weight: the others weigh presence ** power
+
+    @model_validator(mode="after")
+    def _drops_something(self) -> Presence:
+        if self.mode == "drop" and self.threshold == 0.0:
+            raise ValueError("localizer.presence.mode=drop needs a localizer.presence.threshold above 0")
+        return self
+
+
 class LocalizerStage(Section):
     """Stage 2: the decoder over the frozen classifier (public code: 10 epochs, lr 0.01, x0.9 every 5 epochs)."""
 
@@ -72,4 +87,5 @@ class LocalizerStage(Section):
     global_batch: Positive = 32  # frames per optimizer step; windows = global_batch // n_frames
     optimizer: Optimizer = Optimizer(lr=0.01, lr_step=5)
     seeds: Seeds = Seeds()
+    presence: Presence = Presence()
     loss: Loss = Loss()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from colocam_dist.kernels import color_affinity
 from colocam_dist.losses.counts import MIN_FRAMES
-from colocam_dist.losses.term import TermSettings, mean_where
+from colocam_dist.losses.term import TermSettings, counting, mean_where
 
 __all__ = ["Colocalization", "ColocalizationSettings"]
 
@@ -98,7 +98,8 @@ class Colocalization(nn.Module):
         Args:
             fg_WNHW: float ``[W, N, H, W]`` in [0, 1], the foreground map.
             images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels after crop and flip, never normalized.
-            mask_WN: bool ``[W, N]``; frames with False do not count, windows with fewer than two others neither.
+            mask_WN: bool ``[W, N]``; frames with False do not count, windows with fewer than two others neither. Of
+                weights only whether they are above 0 matters.
             step: optimizer steps made so far in this stage, needed when ``ramp_steps`` is set.
             count: windows to divide by, None = those given here that have two valid frames.
 
@@ -107,6 +108,7 @@ class Colocalization(nn.Module):
             of R / 1'W1 in [0, 1/2]. The adaptive loss is constant by construction; this share shows progress.
         """
         settings = self.settings
+        mask_WN = counting(mask_WN)
         counts_W = mask_WN.sum(1) >= MIN_FRAMES
         value_W, total_W = color_affinity(
             fg_WNHW.float(),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from colocam_dist.losses.term import counting
 from colocam_dist.seeds import IGNORE
 
 __all__ = ["MIN_FRAMES", "Counts"]
@@ -25,10 +26,12 @@ class Counts:
     Data-parallel training averages gradients over ranks. With each rank's own counts the average would give a pixel,
     frame or window more weight where there are few of them; with the mean count of a rank it is the mean over all.
 
+    Where frames have weights, a frame and its pixels count as much as it weighs.
+
     Attributes:
         pixels: labelled pixels of valid frames.
         frames: valid frames.
-        windows: windows with at least two valid frames.
+        windows: windows with at least two valid frames, whatever these weigh.
     """
 
     pixels: Tensor
@@ -47,15 +50,24 @@ class Counts:
 
         Args:
             seeds_WNHW: int64 ``[W, N, H, W]`` of 1 foreground, 0 background, -255 ignored.
-            mask_WN: bool ``[W, N]``, False for frames that do not count.
-            sum_over_ranks: element-wise sum of an int64 tensor over ranks, called once; None = this batch is all.
+            mask_WN: bool ``[W, N]``, False for frames that do not count; or float weights >= 0.
+            sum_over_ranks: element-wise sum of a tensor over ranks (int64, with weights float64), called once; None =
+                this batch is all.
             ranks: how many there are.
 
         Returns:
             Counts of which none is 0: where there is nothing on any rank, its sum is 0 too.
         """
-        pixels = ((seeds_WNHW != IGNORE) & mask_WN[:, :, None, None]).sum()
-        counts_3 = torch.stack([pixels, mask_WN.sum(), (mask_WN.sum(1) >= MIN_FRAMES).sum()])
+        kept_WN = counting(mask_WN)
+        windows = (kept_WN.sum(1) >= MIN_FRAMES).sum()
+        if mask_WN.dtype == torch.bool:
+            pixels = ((seeds_WNHW != IGNORE) & mask_WN[:, :, None, None]).sum()
+            frames = mask_WN.sum()
+        else:
+            weights_WN = mask_WN.double()
+            pixels = ((seeds_WNHW != IGNORE).sum((2, 3)) * weights_WN).sum()
+            frames = weights_WN.sum()
+        counts_3 = torch.stack([pixels, frames, windows.to(frames.dtype)])
         if sum_over_ranks is not None:
             counts_3 = sum_over_ranks(counts_3)
-        return cls(*(counts_3.clamp(min=1) / ranks))
+        return cls(*(counts_3.masked_fill(counts_3 == 0, 1) / ranks).float())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colocam_dist.kernels import frame_affinity
-from colocam_dist.losses.term import TermSettings, mean_where
+from colocam_dist.losses.term import TermSettings, counting, mean_where
 
 __all__ = ["FrameCrf", "FrameCrfSettings"]
 
@@ -61,8 +61,8 @@ class FrameCrf(nn.Module):
         Args:
             fg_WNHW: float ``[W, N, H, W]`` in [0, 1], the foreground map.
             images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels after crop and flip, never normalized.
-            mask_WN: bool ``[W, N]``; frames with False do not count.
-            count: valid frames to divide by, None = those given here.
+            mask_WN: bool ``[W, N]``; frames with False do not count. Or float weights >= 0.
+            count: valid frames (or the sum of weights) to divide by, None = those given here.
 
         Returns:
             float32 scalar <= 0; 0 with a graph when no frame is valid.
@@ -81,7 +81,7 @@ class FrameCrf(nn.Module):
             sigma_rgb=settings.sigma_rgb,
             sigma_xy=settings.sigma_xy * settings.scale,
             backend=settings.backend,
-            mask=mask_B,
+            mask=counting(mask_B),
             validate=False,  # the training loop decides what to do with a loss that is not finite
         )
         return settings.weight * mean_where(value_B - total_B, mask_B, count)

@@ -63,7 +63,9 @@ class LocalizationLoss(nn.Module):
             map_logits_WN2HW: float ``[W, N, 2, H, W]`` from the decoder, channel 0 background, 1 foreground.
             images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels of the same frames.
             seeds_WNHW: int64 ``[W, N, H, W]`` from :func:`colocam_dist.seeds.sample_seeds`.
-            mask_WN: bool ``[W, N]``; a frame with False (a repeat that fills a short shot) changes nothing.
+            mask_WN: bool ``[W, N]``; a frame with False (a repeat that fills a short shot) changes nothing. Or float32
+                weights >= 0 of the frames (:func:`colocam_dist.losses.presence.frame_weights`): means over frames and
+                their pixels are then weighted, and frames with 0 change nothing.
             epoch: numbered from 1.
             step: optimizer steps made so far in this stage, needed only for ``colocalization.ramp_steps``.
             counts: what the means divide by, None = what is in this batch.
@@ -109,7 +111,7 @@ def _check(map_logits_WN2HW: Tensor, images_WNCHW: Tensor, seeds_WNHW: Tensor, m
     wanted = {
         "images": (images_WNCHW, (windows, frames, 3, height, width), torch.uint8),
         "seeds": (seeds_WNHW, (windows, frames, height, width), torch.int64),
-        "mask": (mask_WN, (windows, frames), torch.bool),
+        "mask": (mask_WN, (windows, frames), torch.float32 if mask_WN.is_floating_point() else torch.bool),
     }
     for name, (tensor, shape, dtype) in wanted.items():
         if tensor.shape != shape or tensor.dtype != dtype:

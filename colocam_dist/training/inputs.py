@@ -16,11 +16,12 @@ from colocam_dist.losses import (
     FrameCrfSettings,
     LossSettings,
     PartialCrossEntropySettings,
+    PresenceSettings,
     SizeBarrierSettings,
 )
 from colocam_dist.seeds import SeedSettings
 
-__all__ = ["loss_settings", "seed_settings", "training_stream", "window_settings"]
+__all__ = ["loss_settings", "presence_settings", "seed_settings", "training_stream", "window_settings"]
 
 
 def training_stream(
@@ -59,6 +60,11 @@ def window_settings(config: Config, *, n_frames: int) -> WindowSettings:
 def seed_settings(config: Config) -> SeedSettings:
     """How seeds are drawn from the CAMs that come with the windows."""
     return SeedSettings(**config.localizer.seeds.model_dump(exclude={"temporal_frames"}))
+
+
+def presence_settings(config: Config) -> PresenceSettings:
+    """What the classifier's probability of the tag does to a frame's weight."""
+    return PresenceSettings(**config.localizer.presence.model_dump())
 
 
 def loss_settings(config: Config) -> LossSettings:

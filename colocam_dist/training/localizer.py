@@ -1,4 +1,8 @@
-"""Stage 2: the CoLo-CAM decoder over the frozen classifier (paper 3, Eq. 1-5)."""
+"""Stage 2: the CoLo-CAM decoder over the frozen classifier (paper 3, Eq. 1-5).
+
+Shape suffixes: W windows (first) or width (last), N frames per window, B = W * N frames, C channels, 2 = background and
+foreground, H height, h w height and width of an archived CAM.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,12 @@ from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.inference.score import Scorer
-from colocam_dist.losses import Counts, LocalizationLoss
+from colocam_dist.losses import Counts, LocalizationLoss, frame_weights, tag_probability
 from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Localizer
 from colocam_dist.seeds import pixel_noise, sample_seeds
 from colocam_dist.training.batches import stage_batch
-from colocam_dist.training.inputs import loss_settings, seed_settings, training_stream
+from colocam_dist.training.inputs import loss_settings, presence_settings, seed_settings, training_stream
 from colocam_dist.training.optimizer_step import LossModule
 from colocam_dist.training.schedule import build_sgd
 
@@ -38,35 +42,52 @@ class LocalizerLoss(LossModule):
         self.loss = loss
         self.workers = workers
         self.seeds = seed_settings(config)
+        self.presence = presence_settings(config)
         self.seed = config.run.seed
         self.resize, self.crop = config.data.resize, config.data.crop
         self.epoch = self.step = 0
         self.terms: dict[str, torch.Tensor] = {}
 
     def forward(self, batch: WindowBatch) -> torch.Tensor:
-        """Scalar fp32 loss; `terms` holds the loss terms and the mean foreground (collective)."""
+        """Scalar fp32 loss; `terms` holds the loss terms and what else is reported (collective)."""
         if batch.cams_WNhw is None:
             raise RunError("stage 2 needs the CAM archive", fix="run the stage `cams` first")
         W, N = batch.mask_WN.shape
         images_BCHW = batch.images_WNCHW.flatten(0, 1)
-        logits_B2HW = self.model(images_BCHW).map_logits_B2HW
+        output = self.model(images_BCHW)
+        mask_WN, seen = self._present(output.class_logits_BK.unflatten(0, (W, N)), batch)
         with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
             cams_BHW = crop_cams(
                 batch.cams_WNhw.flatten(0, 1).float(), batch.crops_WN3.flatten(0, 1), resize=self.resize, crop=self.crop
             )
             noise_BHW = pixel_noise(batch.frame_ids_WN.flatten(), cams_BHW.shape[1:], seed=self.seed, epoch=self.epoch)
-            seeds_BHW = sample_seeds(cams_BHW, self.seeds, noise_BHW, mask_B=batch.mask_WN.flatten())
+            seeds_BHW = sample_seeds(cams_BHW, self.seeds, noise_BHW, mask_B=mask_WN.flatten() > 0)
         seeds_WNHW = seeds_BHW.unflatten(0, (W, N))
-        total, self.terms = self.loss(
-            logits_B2HW.unflatten(0, (W, N)),
+        total, terms = self.loss(
+            output.map_logits_B2HW.unflatten(0, (W, N)),
             batch.images_WNCHW,
             seeds_WNHW,
-            batch.mask_WN,
+            mask_WN,
             self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
             self.step,
-            Counts.of(seeds_WNHW, batch.mask_WN, self.workers.sum, self.workers.world),
+            Counts.of(seeds_WNHW, mask_WN, self.workers.sum, self.workers.world),
         )
+        self.terms = terms | seen
         return total
+
+    def _present(
+        self, class_logits_WNK: torch.Tensor, batch: WindowBatch
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The mask or weights of frames for the loss, and what is reported of them (collective if presence matters)."""
+        if self.presence.mode == "none":
+            return batch.mask_WN, {}
+        probability_WN = tag_probability(class_logits_WNK, batch.labels_W)
+        mask_WN = frame_weights(probability_WN, batch.mask_WN, self.presence)
+        count = self.workers.sum(batch.mask_WN.sum()).clamp(min=1) / self.workers.world
+        return mask_WN, {
+            "tag_probability": (probability_WN * batch.mask_WN).sum() / count,
+            "frames_kept": (mask_WN > 0).sum() / count,
+        }
 
 
 class LocalizerStage:

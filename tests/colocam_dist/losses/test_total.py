@@ -143,7 +143,8 @@ def test_step_reaches_the_ramp(example):
         ({"logits": torch.zeros(3, 3, 1, 9, 7)}, "wanted logits"),
         ({"images": torch.zeros(3, 3, 3, 9, 7)}, "wanted images torch.uint8"),
         ({"seeds": torch.zeros(3, 3, 7, 9, dtype=torch.int64)}, "wanted seeds"),
-        ({"mask": torch.ones(3, 3)}, "wanted mask torch.bool"),
+        ({"mask": torch.ones(3, 3, dtype=torch.int64)}, "wanted mask torch.bool"),
+        ({"mask": torch.ones(3, 3).double()}, "wanted mask torch.float32"),
         ({"epoch": 0}, "numbered from 1"),
     ],
 )
