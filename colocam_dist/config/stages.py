@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from colocam_dist.config.loss import Loss
 from colocam_dist.config.section import Fraction, NonNegative, Positive, Section
 
-__all__ = ["Cams", "ClassifierStage", "LocalizerStage", "Optimizer", "Presence", "Seeds"]
+__all__ = ["Cams", "ClassifierStage", "Ema", "LocalizerStage", "Optimizer", "Presence", "Seeds"]
 
 
 class Optimizer(Section):
@@ -80,6 +80,12 @@ class Presence(Section):
         return self
 
 
+class Ema(Section):
+    """Exponential moving average of the decoder, which is then validated, kept as best weights and exported."""
+
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # of one optimizer step's weights; 0 = off
+
+
 class LocalizerStage(Section):
     """Stage 2: the decoder over the frozen classifier (public code: 10 epochs, lr 0.01, x0.9 every 5 epochs)."""
 
@@ -88,4 +94,5 @@ class LocalizerStage(Section):
     optimizer: Optimizer = Optimizer(lr=0.01, lr_step=5)
     seeds: Seeds = Seeds()
     presence: Presence = Presence()
+    ema: Ema = Ema()
     loss: Loss = Loss()

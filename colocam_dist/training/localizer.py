@@ -99,6 +99,7 @@ class LocalizerStage:
     def __init__(self, model: Localizer, config: Config, splits: Splits, cams: Path, workers: Workers) -> None:
         settings = config.localizer
         self.epochs = settings.epochs
+        self.ema_decay = settings.ema.decay
         self.optimizer_settings: Optimizer = settings.optimizer
         windows, self.windows = stage_batch(config, "localizer", workers.world)
         self.stream = training_stream(

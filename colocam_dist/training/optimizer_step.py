@@ -102,10 +102,14 @@ class StepRunner:
         if zero == 0 and not scaled and not self._state.gradients_are_finite():
             self._meet("the gradients are not finite", terms)
             engine.zero_grad()  # without gradients the optimizer changes nothing
+        scale = self._state.loss_scale() if scaled else 1.0
         engine.step()
         if zero > 0 and not scaled and not engine.was_step_applied():
             self._meet("the gradients are not finite", terms)
         if self._bad is None:
+            # An overflow lets the scaler leave out the step and lower its scale.
+            if not scaled or (engine.was_step_applied() and self._state.loss_scale() >= scale):
+                self._state.update_average()
             self.in_a_row, self._buffers = 0, None
             return False
         self.skipped += 1

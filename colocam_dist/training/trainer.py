@@ -41,6 +41,7 @@ class Stage(Protocol):
     stream: WindowStream
     windows: int  # per micro-batch on this rank
     criteria: dict[str, str]  # best-weights file stem -> validation value that is maximized
+    ema_decay: float  # of the average of the weights that is validated; 0 = the weights themselves are
 
     def validate(self, model: Any) -> dict[str, float]:
         """Score a model like ``module.model`` on the validation split (collective; equal on all ranks)."""
@@ -71,6 +72,7 @@ class Trainer:
             zero_stage=config.engine.zero_stage,
             workers=workers,
             synchronized=config.engine.sync_batchnorm,
+            ema_decay=stage.ema_decay,
         )
         self.store = CheckpointStore(
             folder.checkpoints(stage.name),
