@@ -57,6 +57,8 @@ class Seeds(Section):
     weighted: bool = True
     dilation: Annotated[int, Field(ge=1, le=31)] = 3  # side of the square, odd; 1 = none
     temporal_frames: Annotated[int, Field(ge=1, le=64)] = 1  # TCAM: maximum over so many CAMs, the frame's own last
+    refresh_epoch: Annotated[int, Field(ge=0)] = 0  # first epoch, from 1, with the decoder's map as CAM; 0 = never
+    refresh_share: Fraction = 1.0  # of the decoder's map in its mixture with the archived CAM
 
     @model_validator(mode="after")
     def _odd(self) -> Seeds:

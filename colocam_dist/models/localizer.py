@@ -26,11 +26,15 @@ class ClassifierOutput(NamedTuple):
 
 
 class LocalizerOutput(NamedTuple):
-    """Map logits ``[B, 2, H, W]`` (0 background, 1 foreground), class logits ``[B, K]``, deepest features (no grad)."""
+    """Map logits ``[B, 2, H, W]`` (0 background, 1 foreground), class logits ``[B, K]``, deepest features (no grad).
+
+    And the map logits of another decoder if there was one, without a graph.
+    """
 
     map_logits_B2HW: Tensor
     class_logits_BK: Tensor
     features_BChw: Tensor
+    other_logits_B2HW: Tensor | None = None
 
 
 class WGAP(nn.Linear):
@@ -104,16 +108,18 @@ class Localizer(nn.Module):
         self.classifier.eval()
         return self
 
-    def forward(self, images_BCHW: Tensor) -> LocalizerOutput:
+    def forward(self, images_BCHW: Tensor, other: UNetDecoder | None = None) -> LocalizerOutput:
         """Maps and class logits of a batch of frames.
 
         Args:
             images_BCHW: uint8 RGB ``[B, 3, H, W]`` of any size, on the model's device; normalized here.
+            other: one more decoder for the same features, which is not trained.
 
         Raises:
             ValueError: the images are not uint8 RGB.
         """
         with torch.no_grad():
             features, logits_BK = self.classifier(images_BCHW)
-        height, width = images_BCHW.shape[2:]
-        return LocalizerOutput(self.decoder(features, (height, width)), logits_BK, features[-1])
+            height, width = images_BCHW.shape[2:]
+            other_logits_B2HW = None if other is None else other(features, (height, width))
+        return LocalizerOutput(self.decoder(features, (height, width)), logits_BK, features[-1], other_logits_B2HW)

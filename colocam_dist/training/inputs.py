@@ -58,8 +58,9 @@ def window_settings(config: Config, *, n_frames: int) -> WindowSettings:
 
 
 def seed_settings(config: Config) -> SeedSettings:
-    """How seeds are drawn from the CAMs that come with the windows."""
-    return SeedSettings(**config.localizer.seeds.model_dump(exclude={"temporal_frames"}))
+    """How seeds are drawn from the map of a frame."""
+    elsewhere = {"temporal_frames", "refresh_epoch", "refresh_share"}  # they say which maps these are
+    return SeedSettings(**config.localizer.seeds.model_dump(exclude=elsewhere))
 
 
 def presence_settings(config: Config) -> PresenceSettings:

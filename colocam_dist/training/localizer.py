@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from colocam_dist.cams.align import crop_cams
+from colocam_dist.cams.layercam import min_max
 from colocam_dist.config import Config
 from colocam_dist.config.stages import Optimizer
 from colocam_dist.data.opening import Splits
@@ -20,7 +21,7 @@ from colocam_dist.errors import RunError
 from colocam_dist.inference.score import Scorer
 from colocam_dist.losses import Counts, LocalizationLoss, frame_weights, tag_probability
 from colocam_dist.models.batch_norm import synchronize_batch_norm
-from colocam_dist.models.localizer import Localizer
+from colocam_dist.models.localizer import Localizer, LocalizerOutput
 from colocam_dist.seeds import pixel_noise, sample_seeds
 from colocam_dist.training.batches import stage_batch
 from colocam_dist.training.inputs import loss_settings, presence_settings, seed_settings, training_stream
@@ -42,6 +43,8 @@ class LocalizerLoss(LossModule):
         self.loss = loss
         self.workers = workers
         self.seeds = seed_settings(config)
+        refresh = config.localizer.seeds
+        self.refresh_epoch, self.refresh_share = refresh.refresh_epoch, refresh.refresh_share
         self.presence = presence_settings(config)
         self.seed = config.run.seed
         self.resize, self.crop = config.data.resize, config.data.crop
@@ -54,12 +57,16 @@ class LocalizerLoss(LossModule):
             raise RunError("stage 2 needs the CAM archive", fix="run the stage `cams` first")
         W, N = batch.mask_WN.shape
         images_BCHW = batch.images_WNCHW.flatten(0, 1)
-        output = self.model(images_BCHW)
+        refreshed = 0 < self.refresh_epoch <= self.epoch + 1
+        teacher = self.average.model.decoder if refreshed and self.average is not None else None
+        output = self.model(images_BCHW, teacher)
         mask_WN, seen = self._present(output.class_logits_BK.unflatten(0, (W, N)), batch)
         with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
             cams_BHW = crop_cams(
                 batch.cams_WNhw.flatten(0, 1).float(), batch.crops_WN3.flatten(0, 1), resize=self.resize, crop=self.crop
             )
+            if refreshed:
+                cams_BHW = torch.lerp(cams_BHW, _own_cams(output), self.refresh_share)
             noise_BHW = pixel_noise(batch.frame_ids_WN.flatten(), cams_BHW.shape[1:], seed=self.seed, epoch=self.epoch)
             seeds_BHW = sample_seeds(cams_BHW, self.seeds, noise_BHW, mask_B=mask_WN.flatten() > 0)
         seeds_WNHW = seeds_BHW.unflatten(0, (W, N))
@@ -88,6 +95,12 @@ class LocalizerLoss(LossModule):
             "tag_probability": (probability_WN * batch.mask_WN).sum() / count,
             "frames_kept": (mask_WN > 0).sum() / count,
         }
+
+
+def _own_cams(output: LocalizerOutput) -> torch.Tensor:
+    """The localizer's foreground ``[B, H, W]`` as a CAM: stretched to [0, 1], all 0 where it is flat."""
+    logits_B2HW = output.map_logits_B2HW if output.other_logits_B2HW is None else output.other_logits_B2HW
+    return min_max(logits_B2HW.detach().float().softmax(1)[:, 1])
 
 
 class LocalizerStage:

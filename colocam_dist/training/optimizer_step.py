@@ -13,6 +13,7 @@ from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.training.engine_state import EngineState
 from colocam_dist.training.signals import StopRequests
+from colocam_dist.training.weight_average import WeightAverage
 
 __all__ = ["LossModule", "StepRunner"]
 
@@ -26,6 +27,7 @@ class LossModule(nn.Module):
     epoch: int  # from 0; set by the trainer before each batch, like step
     step: int  # optimizer steps done in this stage
     terms: dict[str, Tensor]  # detached scalars of the last batch
+    average: WeightAverage | None = None  # of the model's weights, if one is kept; set by the trainer
 
 
 class StepRunner:

@@ -74,6 +74,7 @@ class Trainer:
             synchronized=config.engine.sync_batchnorm,
             ema_decay=stage.ema_decay,
         )
+        stage.module.average = self.state.average
         self.store = CheckpointStore(
             folder.checkpoints(stage.name),
             workers,

@@ -35,7 +35,7 @@ from colocam_dist.training.inputs import loss_settings, presence_settings, seed_
     ids=lambda value: type(value).__name__,
 )
 def test_defaults_stand_in_two_places_and_agree(section: BaseModel, room: Any) -> None:
-    elsewhere = {"temporal_frames"}  # of WindowSettings: neighboring maps are read with the windows
+    elsewhere = {"temporal_frames", "refresh_epoch", "refresh_share"}  # where the maps come from
     assert section.model_dump(exclude=elsewhere) == vars(room)
 
 
@@ -51,6 +51,6 @@ def test_settings_of_a_run_reach_the_rooms() -> None:
 
 
 def test_settings_of_seeds_reach_two_rooms() -> None:
-    config = load(None, ["data.shards=x", "localizer.seeds={n_fg: 7, temporal_frames: 3}"])
+    config = load(None, ["data.shards=x", "localizer.seeds={n_fg: 7, temporal_frames: 3, refresh_epoch: 2}"])
     assert seed_settings(config) == SeedSettings(n_fg=7)
     assert window_settings(config, n_frames=1).temporal_frames == 3

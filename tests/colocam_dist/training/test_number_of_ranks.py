@@ -49,9 +49,10 @@ class Way(NamedTuple):
 
 
 PRESENCE = "localizer.presence={mode: weight, threshold: 0.25}"  # of three classes of an untrained classifier
+REFRESH = "localizer.seeds={refresh_epoch: 1, refresh_share: 0.5}"
 WAYS = [
     *(Way(1), Way(2), Way(2, 3), Way(2, synchronized=False), Way(3)),
-    *(Way(world, option=PRESENCE) for world in (1, 2, 3)),
+    *(Way(world, option=option) for world in (1, 2, 3) for option in (PRESENCE, REFRESH)),
 ]
 
 
