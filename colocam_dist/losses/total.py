@@ -93,7 +93,7 @@ class LocalizationLoss(nn.Module):
         if self.size_barrier.settings.active(epoch):
             terms["size_barrier"] = self.size_barrier(maps_WN2HW, mask_WN, epoch, counts.frames)
         if self.frame_crf.settings.active(epoch):
-            terms["frame_crf"] = self.frame_crf(fg_WNHW, images_WNCHW, mask_WN, counts.frames)
+            terms["frame_crf"] = self.frame_crf(fg_WNHW, images_WNCHW, mask_WN, counts.frames, epoch)
         report: dict[str, Tensor] = {"fg_mean": mean_where(fg_WNHW.detach().mean((2, 3)), mask_WN, counts.frames)}
         if self.colocalization.settings.active(epoch):
             terms["colocalization"], report["color_disagreement"] = self.colocalization(

@@ -5,6 +5,7 @@ import torch
 
 from colocam_dist.losses import (
     ColocalizationSettings,
+    FrameCrf,
     FrameCrfSettings,
     LocalizationLoss,
     LossSettings,
@@ -128,6 +129,15 @@ def test_holds_no_state():
     loss = LocalizationLoss(LossSettings())
     assert loss.state_dict() == {}
     assert list(loss.parameters()) == []
+
+
+def test_epoch_reaches_the_growing_scale(example):
+    settings = FrameCrfSettings(1e-3, sigma_xy=4.0, scale=0.9, scale_initial=0.5, scale_epochs=1, backend="exact")
+    loss = LocalizationLoss(LossSettings(frame_crf=settings))
+    values = [loss(*inputs(example), epoch=epoch)[1]["frame_crf"].item() for epoch in (1, 2, 3)]
+    expected = [FrameCrf(settings)(example.fg, example.images, example.mask, None, epoch).item() for epoch in (1, 2, 2)]
+    assert values == pytest.approx(expected, rel=1e-6)
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
 
 
 def test_step_reaches_the_ramp(example):
