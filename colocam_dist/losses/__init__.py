@@ -10,6 +10,7 @@ from colocam_dist.losses.presence import PresenceSettings, frame_weights, tag_pr
 from colocam_dist.losses.size_barrier import SizeBarrier, SizeBarrierSettings, extended_log_barrier
 from colocam_dist.losses.term import TermSettings
 from colocam_dist.losses.total import LocalizationLoss, LossSettings
+from colocam_dist.losses.window_group import WindowGroup
 
 __all__ = [
     "Colocalization",
@@ -25,6 +26,7 @@ __all__ = [
     "SizeBarrier",
     "SizeBarrierSettings",
     "TermSettings",
+    "WindowGroup",
     "extended_log_barrier",
     "frame_weights",
     "tag_probability",

@@ -9,6 +9,7 @@ Shape suffixes: W windows, N frames per window, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,13 +69,19 @@ def tag_probability(class_logits_WNK: Tensor, labels_W: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def frame_weights(probability_WN: Tensor, mask_WN: Tensor, settings: PresenceSettings) -> Tensor:
+def frame_weights(
+    probability_WN: Tensor,
+    mask_WN: Tensor,
+    settings: PresenceSettings,
+    largest: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """What takes the place of the mask in the loss.
 
     Args:
-        probability_WN: float32 ``[W, N]`` from :func:`tag_probability`, of all frames of the windows.
+        probability_WN: float32 ``[W, N]`` from :func:`tag_probability`, of the frames.
         mask_WN: bool ``[W, N]``, False for frames that do not count anyway.
         settings: see :class:`PresenceSettings`.
+        largest: the largest of all ranks' values ``[W]`` where windows have frames on others, None = they have not.
 
     Returns:
         The mask itself (``none``), with False for frames below the threshold (``drop``), or float32 weights
@@ -84,8 +91,10 @@ def frame_weights(probability_WN: Tensor, mask_WN: Tensor, settings: PresenceSet
         return mask_WN
     presence_WN = probability_WN.masked_fill(~mask_WN, 0.0)
     if settings.relative:
+        best_W = presence_WN.amax(1)
+        if largest is not None:
+            best_W = largest(best_W)
         # Of a window whose probabilities are all 0 nothing is left.
-        best_W1 = presence_WN.amax(1, keepdim=True)
-        presence_WN = presence_WN / best_W1.clamp(min=torch.finfo(torch.float32).tiny)
+        presence_WN = presence_WN / best_W[:, None].clamp(min=torch.finfo(torch.float32).tiny)
     kept_WN = mask_WN & (presence_WN >= settings.threshold)
     return kept_WN if settings.mode == "drop" else presence_WN.pow(settings.power) * kept_WN

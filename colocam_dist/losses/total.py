@@ -17,6 +17,7 @@ from colocam_dist.losses.frame_crf import FrameCrf, FrameCrfSettings
 from colocam_dist.losses.partial_cross_entropy import PartialCrossEntropy, PartialCrossEntropySettings
 from colocam_dist.losses.size_barrier import SizeBarrier, SizeBarrierSettings
 from colocam_dist.losses.term import mean_where
+from colocam_dist.losses.window_group import WindowGroup
 
 __all__ = ["LocalizationLoss", "LossSettings"]
 
@@ -35,14 +36,19 @@ class LocalizationLoss(nn.Module):
     """Sum of the terms that are active in the epoch.
 
     Holds neither parameters nor state: schedules are functions of epoch and step.
+
+    Args:
+        settings: of the four terms.
+        group: of ranks that share the frames of each window; this rank's part of them is what it is then given.
     """
 
-    def __init__(self, settings: LossSettings) -> None:
+    def __init__(self, settings: LossSettings, group: WindowGroup | None = None) -> None:
         super().__init__()
+        self.group = group
         self.partial_cross_entropy = PartialCrossEntropy(settings.partial_cross_entropy)
         self.size_barrier = SizeBarrier(settings.size_barrier)
         self.frame_crf = FrameCrf(settings.frame_crf)
-        self.colocalization = Colocalization(settings.colocalization)
+        self.colocalization = Colocalization(settings.colocalization, group)
 
     def forward(
         self,
@@ -68,7 +74,7 @@ class LocalizationLoss(nn.Module):
                 their pixels are then weighted, and frames with 0 change nothing.
             epoch: numbered from 1.
             step: optimizer steps made so far in this stage, needed only for ``colocalization.ramp_steps``.
-            counts: what the means divide by, None = what is in this batch.
+            counts: what the means divide by, None = what is in this batch (not with a group).
 
         Returns:
             The scalar total (possibly not finite: the caller decides) and detached scalars: each active term by its
@@ -76,7 +82,7 @@ class LocalizationLoss(nn.Module):
             ``fg_mean``, the mean foreground over the pixels of the valid frames. Terms that are off are absent.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit each other, or an epoch below 1.
+            ValueError: shapes or dtypes that do not fit each other, an epoch below 1, or no counts with a group.
         """
         if epoch < 1:
             raise ValueError(f"LocalizationLoss: epochs are numbered from 1, got {epoch}")
@@ -84,7 +90,10 @@ class LocalizationLoss(nn.Module):
         logits_WN2HW = map_logits_WN2HW.float()
         maps_WN2HW = logits_WN2HW.softmax(2)
         fg_WNHW = maps_WN2HW[:, :, 1]
-        counts = Counts.of(seeds_WNHW, mask_WN) if counts is None else counts
+        if counts is None:
+            if self.group is not None:
+                raise ValueError("LocalizationLoss: with a group wanted counts over all ranks, got None")
+            counts = Counts.of(seeds_WNHW, mask_WN)
         terms: dict[str, Tensor] = {}
         if self.partial_cross_entropy.settings.active(epoch):
             terms["partial_cross_entropy"] = self.partial_cross_entropy(
@@ -97,7 +106,7 @@ class LocalizationLoss(nn.Module):
         report: dict[str, Tensor] = {"fg_mean": mean_where(fg_WNHW.detach().mean((2, 3)), mask_WN, counts.frames)}
         if self.colocalization.settings.active(epoch):
             terms["colocalization"], report["color_disagreement"] = self.colocalization(
-                fg_WNHW, images_WNCHW, mask_WN, step, counts.windows
+                fg_WNHW, images_WNCHW, mask_WN, step, counts.windows, counts.frames_W
             )
         # Starts from a zero with a graph, so that backward works also when no term is active.
         total = sum(terms.values(), start=logits_WN2HW.flatten()[:0].sum())

@@ -51,6 +51,7 @@ class ClassifierStage:
 
     name = "classifier"
     ema_decay = 0.0
+    window_ranks = 1
     criteria = {"best-classification": "classification", "best-localization": "corloc"}  # noqa: RUF012 - read-only protocol attribute
 
     def __init__(self, model: Classifier, config: Config, splits: Splits, workers: Workers) -> None:

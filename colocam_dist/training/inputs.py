@@ -25,16 +25,27 @@ __all__ = ["loss_settings", "presence_settings", "seed_settings", "training_stre
 
 
 def training_stream(
-    train: ShotIndex, config: Config, workers: Workers, *, n_frames: int, global_batch: int, cams: Path | None = None
+    train: ShotIndex,
+    config: Config,
+    workers: Workers,
+    *,
+    n_frames: int,
+    global_batch: int,
+    cams: Path | None = None,
+    parts: int = 1,
 ) -> WindowStream:
-    """The windows of `n_frames` frames that this rank trains on, `global_batch` of them in a step of all ranks."""
+    """The windows of `n_frames` frames that this rank trains on, `global_batch` of them in a step of all ranks.
+
+    `parts` ranks in a row have the same windows, and each of them another part of the frames.
+    """
     data = config.data
+    group, part = divmod(workers.rank, parts)
     order = epoch_order(train, order_settings(data), seed=config.run.seed, global_batch=global_batch)
     return WindowStream(
         train,
         Plan(order, global_batch, data.last),
         window_settings(config, n_frames=n_frames),
-        place=Place(workers.rank, workers.world, config.engine.accumulation),
+        place=Place(group, workers.world // parts, config.engine.accumulation, part, parts),
         workers=data.workers,
         cams=cams,
         ahead=data.remote.ahead,

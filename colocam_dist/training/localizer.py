@@ -19,11 +19,11 @@ from colocam_dist.data.stream import WindowBatch
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.inference.score import Scorer
-from colocam_dist.losses import Counts, LocalizationLoss, frame_weights, tag_probability
+from colocam_dist.losses import Counts, LocalizationLoss, WindowGroup, frame_weights, tag_probability
 from colocam_dist.models.batch_norm import synchronize_batch_norm
 from colocam_dist.models.localizer import Localizer, LocalizerOutput
 from colocam_dist.seeds import pixel_noise, sample_seeds
-from colocam_dist.training.batches import stage_batch
+from colocam_dist.training.batches import ranks_per_window, stage_batch
 from colocam_dist.training.inputs import loss_settings, presence_settings, seed_settings, training_stream
 from colocam_dist.training.optimizer_step import LossModule
 from colocam_dist.training.schedule import build_sgd
@@ -77,7 +77,7 @@ class LocalizerLoss(LossModule):
             mask_WN,
             self.epoch + 1,  # the loss terms count epochs from 1, as the public code does
             self.step,
-            Counts.of(seeds_WNHW, mask_WN, self.workers.sum, self.workers.world),
+            Counts.of(seeds_WNHW, mask_WN, self.workers.sum, self.workers.world, self.loss.group),
         )
         self.terms = terms | seen
         return total
@@ -89,7 +89,9 @@ class LocalizerLoss(LossModule):
         if self.presence.mode == "none":
             return batch.mask_WN, {}
         probability_WN = tag_probability(class_logits_WNK, batch.labels_W)
-        mask_WN = frame_weights(probability_WN, batch.mask_WN, self.presence)
+        group = self.loss.group
+        largest = None if group is None else group.largest
+        mask_WN = frame_weights(probability_WN, batch.mask_WN, self.presence, largest)
         count = self.workers.sum(batch.mask_WN.sum()).clamp(min=1) / self.workers.world
         return mask_WN, {
             "tag_probability": (probability_WN * batch.mask_WN).sum() / count,
@@ -101,6 +103,11 @@ def _own_cams(output: LocalizerOutput) -> torch.Tensor:
     """The localizer's foreground ``[B, H, W]`` as a CAM: stretched to [0, 1], all 0 where it is flat."""
     logits_B2HW = output.map_logits_B2HW if output.other_logits_B2HW is None else output.other_logits_B2HW
     return min_max(logits_B2HW.detach().float().softmax(1)[:, 1])
+
+
+def window_group(workers: Workers, size: int) -> WindowGroup | None:
+    """The ranks with which this one shares the frames of its windows (collective); None if it has them to itself."""
+    return None if size == 1 else WindowGroup(workers.group(size), size)
 
 
 class LocalizerStage:
@@ -115,12 +122,20 @@ class LocalizerStage:
         self.ema_decay = settings.ema.decay
         self.optimizer_settings: Optimizer = settings.optimizer
         windows, self.windows = stage_batch(config, "localizer", workers.world)
+        self.window_ranks = ranks_per_window(config, self.name)
         self.stream = training_stream(
-            splits.train, config, workers, n_frames=config.data.n_frames, global_batch=windows, cams=cams
+            splits.train,
+            config,
+            workers,
+            n_frames=config.data.n_frames,
+            global_batch=windows,
+            cams=cams,
+            parts=self.window_ranks,
         )
         if config.engine.sync_batchnorm and workers.world > 1:
             synchronize_batch_norm(model)
-        self.module: LossModule = LocalizerLoss(model, LocalizationLoss(loss_settings(config)), config, workers)
+        loss = LocalizationLoss(loss_settings(config), window_group(workers, self.window_ranks))
+        self.module: LossModule = LocalizerLoss(model, loss, config, workers)
         self.optimizer = build_sgd(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
         self._scorer = Scorer(splits.validation, config, workers)
 

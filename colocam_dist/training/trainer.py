@@ -41,6 +41,7 @@ class Stage(Protocol):
     stream: WindowStream
     windows: int  # per micro-batch on this rank
     criteria: dict[str, str]  # best-weights file stem -> validation value that is maximized
+    window_ranks: int  # that have the same windows, and share their frames
     ema_decay: float  # of the average of the weights that is validated; 0 = the weights themselves are
 
     def validate(self, model: Any) -> dict[str, float]:
@@ -234,7 +235,8 @@ class Trainer:
 
     def _receipt(self) -> dict[str, Any]:
         """What all ranks together were given of the current epoch (collective)."""
-        return EpochReceipt.merged(self.workers.gather(self.stage.stream.receipt)).as_dict()
+        receipts = self.workers.gather(self.stage.stream.receipt)
+        return EpochReceipt.merged(receipts[:: self.stage.window_ranks]).as_dict()
 
     def _hand_in_receipt(self) -> None:
         receipt, promised = self._receipt(), self.stage.stream.windows_per_epoch

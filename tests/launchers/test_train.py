@@ -128,6 +128,27 @@ def test_one_and_two_ranks_train_on_the_same_batches_and_agree_at_first(tiny_sha
 
 
 @pytest.mark.slow
+def test_two_ranks_that_share_windows_train_as_one_that_has_them_whole(tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    code, output = finished(train(shards, tmp_path, "first", "run.stages=[classifier,cams]"))
+    assert code == 0, output
+    more = ("run.stages=[cams,localizer]", f"classifier.from_run={tmp_path / 'first'}", "localizer.epochs=1")
+    for name, ranks in (("whole", 1), ("shared", 2)):
+        settings = (*more, f"engine.window_ranks={ranks}", "engine.threads=1")
+        code, output = finished(train(shards, tmp_path, name, *settings, ranks=ranks))
+        assert code == 0, output
+    whole, shared = (rows(tmp_path / name, "localizer") for name in ("whole", "shared"))
+    assert whole.keys() == shared.keys()
+    for term in ("loss", "partial_cross_entropy", "frame_crf", "color_disagreement", "fg_mean"):
+        # The first step is before any update; later ones amplify rounding.
+        assert shared[1][term] == pytest.approx(whole[1][term], rel=1e-5), term
+        assert [row[term] for row in shared.values()] == pytest.approx([r[term] for r in whole.values()], rel=0.01)
+    receipts = [json.loads((tmp_path / name / "receipt.json").read_text())["localizer"] for name in ("whole", "shared")]
+    assert receipts[0] == receipts[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

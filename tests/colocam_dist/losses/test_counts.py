@@ -60,6 +60,7 @@ def test_counts_of_a_batch(example):
     pixels = sum(int((example.seeds[w, n] >= 0).sum()) for w, n in example.mask.nonzero().tolist())
     assert [counts.pixels.item(), counts.frames.item(), counts.windows.item()] == [pixels, 6, 2]
     assert counts.pixels.dtype == torch.float32
+    assert counts.frames_W.tolist() == [3, 2, 1]
 
 
 def test_frames_count_as_much_as_they_weigh(example):
@@ -112,7 +113,8 @@ def test_the_mean_over_ranks_is_the_value_of_the_whole_batch(example, name, rank
 def test_a_rank_without_anything_has_a_graph(example):
     example.mask[2] = False
     everything = Counts.of(example.seeds, example.mask)
-    counts = Counts(everything.pixels / 2, everything.frames / 2, everything.windows / 2)
+    own = Counts.of(example.seeds[2:], example.mask[2:])
+    counts = Counts(everything.pixels / 2, everything.frames / 2, everything.windows / 2, own.frames_W)
     values, gradient = run(LocalizationLoss(LossSettings(**SETTINGS)), example, slice(2, 3), counts)
     assert {value.item() for value in values.values()} == {0.0}
     assert gradient.eq(0).all()

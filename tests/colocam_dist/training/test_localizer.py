@@ -76,7 +76,7 @@ def test_then_from_the_present_map_stretched_like_a_cam(epoch: int, monkeypatch:
     expected = stretched(foreground(module.model))
     torch.testing.assert_close(maps.double(), expected, rtol=0, atol=1e-4)
     assert not maps.requires_grad
-    assert (maps.amin((1, 2)).tolist(), maps.amax((1, 2)).tolist()) == ([0.0] * 18, [1.0] * 18)
+    assert (maps.amin((1, 2)).tolist(), maps.amax((1, 2)).tolist()) == ([0.0] * len(maps), [1.0] * len(maps))
     config = load(None, SETTINGS)
     noise = pixel_noise(BATCH.frame_ids_WN.flatten(), (SIDE, SIDE), seed=0, epoch=epoch)
     again = sample_seeds(maps, seed_settings(config), noise, mask_B=BATCH.mask_WN.flatten())

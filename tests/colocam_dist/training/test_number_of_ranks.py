@@ -20,12 +20,13 @@ from colocam_dist.distributed import Workers, connect
 from colocam_dist.losses import LocalizationLoss
 from colocam_dist.models import Classifier, Encoder, Localizer
 from colocam_dist.models.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
+from colocam_dist.training.batches import ranks_per_window
 from colocam_dist.training.classifier import ClassifierLoss, ClassifierStage
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.inputs import loss_settings
-from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage
+from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage, window_group
 
-STEPS, WINDOWS, FRAMES, SIDE = 4, 6, 3, 33
+STEPS, WINDOWS, FRAMES, SIDE = 4, 6, 4, 33
 SETTINGS = [
     "data.shards=x",
     "data.resize=40",
@@ -46,6 +47,7 @@ class Way(NamedTuple):
     zero: int = 0
     synchronized: bool = True  # BatchNorm over all ranks
     option: str = "data.flip=true"  # one more setting
+    together: int = 1  # ranks that share each window
 
 
 PRESENCE = "localizer.presence={mode: weight, threshold: 0.25}"  # of three classes of an untrained classifier
@@ -53,6 +55,7 @@ REFRESH = "localizer.seeds={refresh_epoch: 1, refresh_share: 0.5}"
 WAYS = [
     *(Way(1), Way(2), Way(2, 3), Way(2, synchronized=False), Way(3)),
     *(Way(world, option=option) for world in (1, 2, 3) for option in (PRESENCE, REFRESH)),
+    *(Way(2, together=2), Way(2, option=PRESENCE, together=2)),
 ]
 
 
@@ -77,7 +80,7 @@ def part(step: int, mine: slice) -> WindowBatch:
     generator = torch.Generator().manual_seed(step)
     coarse = torch.rand(WINDOWS * FRAMES, 3, 5, 5, generator=generator)
     images = (255 * nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")).byte()
-    valid_W = torch.tensor([3, 1, 0, 0, 2, 3]).roll(step)
+    valid_W = torch.tensor([4, 1, 0, 0, 2, 3]).roll(step)
     return WindowBatch(
         images.unflatten(0, (WINDOWS, FRAMES))[mine],
         (torch.arange(FRAMES) < valid_W[:, None])[mine],
@@ -99,15 +102,17 @@ def train(stage: str, config: Config, workers: Workers) -> dict[str, Any]:
         model = Localizer(model)
     if config.engine.sync_batchnorm:
         synchronize_batch_norm(model)
-    loss = LocalizationLoss(loss_settings(config))
+    together = ranks_per_window(config, stage)
+    loss = LocalizationLoss(loss_settings(config), window_group(workers, together))
     module = LocalizerLoss(model, loss, config, workers) if stage == "localizer" else ClassifierLoss(model, workers)
     learning = [p for p in model.parameters() if p.requires_grad]
-    share = WINDOWS // workers.world
+    share = WINDOWS // (workers.world // together)
+    number, frames = divmod(workers.rank, together)
     optimizer = torch.optim.SGD(learning, lr=0.05, momentum=0.9)
     engine = build_engine(module.train(), optimizer, config.engine, workers, share)
     reported = []
     for step in range(STEPS):
-        value = engine(part(step, slice(workers.rank * share, (workers.rank + 1) * share)))
+        value = engine(part(step, slice(number * share, (number + 1) * share)).part(frames, together))
         values = {"loss": value.detach(), **module.terms}
         reported.append({name: workers.sum(each.clone()).item() / workers.world for name, each in values.items()})
         engine.backward(value)
@@ -126,6 +131,7 @@ def _work(rank: int, world: int, port: int, folder: str) -> None:
     for way in WAYS:
         if way.world == world:
             engine = [f"engine.zero_stage={way.zero}", f"engine.sync_batchnorm={way.synchronized}"]
+            engine.append(f"engine.window_ranks={way.together}")
             config = load(None, [*SETTINGS, *engine, way.option])
             results[tuple(way)] = {stage: train(stage, config, workers) for stage in ("classifier", "localizer")}
     torch.save(results, f"{folder}/{world}.{rank}.pt")
