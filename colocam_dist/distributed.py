@@ -110,6 +110,12 @@ class Workers:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
+    def group(self, size: int) -> dist.ProcessGroup:
+        """The process group of this rank and its neighbors: `size` ranks in a row, the first a multiple of `size`."""
+        assert self.world % size == 0
+        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, self.world, size)]
+        return groups[self.rank // size]
+
     def reasons_to_stop(self) -> str | None:
         """Who asked which rank to stop; None if nobody did."""
         asked = enumerate(self.gather(self.progress.stop_reason()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from colocam_dist.config.section import Fraction, NonNegative, Section
 
@@ -41,7 +41,22 @@ class FrameCrf(Term):
     sigma_rgb: Annotated[float, Field(gt=0.0)] = 15.0
     sigma_xy: Annotated[float, Field(gt=0.0)] = 100.0
     scale: Fraction = 1.0
+    scale_initial: Fraction | None = None  # scale of epoch 1; it grows linearly to `scale` over `scale_epochs` epochs
+    scale_epochs: Annotated[int, Field(ge=0)] = 0
     backend: str = "auto"
+
+    @model_validator(mode="after")
+    def _grows(self) -> FrameCrf:
+        if (self.scale_initial is not None) != (self.scale_epochs > 0):
+            raise ValueError(
+                "localizer.loss.frame_crf: scale_initial and scale_epochs belong together "
+                f"(got {self.scale_initial} and {self.scale_epochs})"
+            )
+        if self.scale_initial is not None and self.scale_initial > self.scale:
+            raise ValueError(
+                f"localizer.loss.frame_crf.scale_initial ({self.scale_initial}) is larger than scale ({self.scale})"
+            )
+        return self
 
 
 class Colocalization(Term):

@@ -22,6 +22,7 @@ class Engine(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     sync_batchnorm: bool = True  # BatchNorm over the frames of all ranks, so that their number does not change the loss
     accumulation: Positive = 1  # micro-batches per optimizer step on each rank
+    window_ranks: Positive = 1  # ranks in a row that share the frames of each window of stage 2
     gradient_clipping: NonNegative = 0.0  # 0 = off
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads per rank; 0 = cores divided by local ranks
     timeout: Annotated[float, Field(ge=1.0)] = 600.0  # seconds without progress after which a rank counts as hung

@@ -65,3 +65,18 @@ class Config(Section):
                 f"data.crop ({self.data.crop}) is no multiple of model.map_stride ({self.model.map_stride})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _window_can_be_shared(self) -> Config:
+        ranks = self.engine.window_ranks
+        if self.data.n_frames % ranks:
+            raise ValueError(
+                f"engine.window_ranks ({ranks}) ranks cannot share windows of data.n_frames ({self.data.n_frames}) "
+                "frames equally"
+            )
+        backend = self.localizer.loss.colocalization.backend
+        if ranks > 1 and backend.endswith("exact"):
+            raise ValueError(
+                f"engine.window_ranks ({ranks}) needs histograms, not localizer.loss.colocalization.backend={backend}"
+            )
+        return self

@@ -10,7 +10,17 @@ from pydantic import Field, model_validator
 from colocam_dist.config.loss import Loss
 from colocam_dist.config.section import Fraction, NonNegative, Positive, Section
 
-__all__ = ["CamName", "Cams", "ClassifierStage", "LocalizerStage", "Optimizer", "Seeds", "SmoothGradCam"]
+__all__ = [
+    "CamName",
+    "Cams",
+    "ClassifierStage",
+    "Ema",
+    "LocalizerStage",
+    "Optimizer",
+    "Presence",
+    "Seeds",
+    "SmoothGradCam",
+]
 
 CamName = Literal["cam", "gradcam", "gradcam++", "xgradcam", "layercam", "smoothgradcam++"]
 
@@ -69,12 +79,35 @@ class Seeds(Section):
     weighted: bool = True
     dilation: Annotated[int, Field(ge=1, le=31)] = 3  # side of the square, odd; 1 = none
     temporal_frames: Annotated[int, Field(ge=1, le=64)] = 1  # TCAM: maximum over so many CAMs, the frame's own last
+    refresh_epoch: Annotated[int, Field(ge=0)] = 0  # first epoch, from 1, with the decoder's map as CAM; 0 = never
+    refresh_share: Fraction = 1.0  # of the decoder's map in its mixture with the archived CAM
 
     @model_validator(mode="after")
     def _odd(self) -> Seeds:
         if self.dilation % 2 == 0:
             raise ValueError(f"localizer.seeds.dilation must be odd (got {self.dilation})")
         return self
+
+
+class Presence(Section):
+    """What becomes of training frames in which the frozen classifier hardly sees the tag's class (paper 5)."""
+
+    mode: Literal["none", "weight", "drop"] = "none"
+    relative: bool = False  # presence is p(tag | frame) over the window's largest, instead of p itself
+    threshold: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # frames below it count as masked ones
+    power: Annotated[float, Field(gt=0.0)] = 1.0  # mode weight: the others weigh presence ** power
+
+    @model_validator(mode="after")
+    def _drops_something(self) -> Presence:
+        if self.mode == "drop" and self.threshold == 0.0:
+            raise ValueError("localizer.presence.mode=drop needs a localizer.presence.threshold above 0")
+        return self
+
+
+class Ema(Section):
+    """Exponential moving average of the decoder, which is then validated, kept as best weights and exported."""
+
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # of one optimizer step's weights; 0 = off
 
 
 class LocalizerStage(Section):
@@ -84,4 +117,6 @@ class LocalizerStage(Section):
     global_batch: Positive = 32  # frames per optimizer step; windows = global_batch // n_frames
     optimizer: Optimizer = Optimizer(lr=0.01, lr_step=5)
     seeds: Seeds = Seeds()
+    presence: Presence = Presence()
+    ema: Ema = Ema()
     loss: Loss = Loss()

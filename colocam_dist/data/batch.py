@@ -53,6 +53,18 @@ class WindowBatch:
         """The batch on ``device``; copies overlap with computing only if the batch is in pinned memory."""
         return _each_tensor(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def part(self, part: int, parts: int) -> WindowBatch:
+        """The windows with every `parts`-th of their frames, beginning with number `part`; views where possible."""
+        some = slice(part, None, parts)
+        return replace(
+            self,
+            images_WNCHW=self.images_WNCHW[:, some],
+            mask_WN=self.mask_WN[:, some],
+            crops_WN3=self.crops_WN3[:, some],
+            frame_ids_WN=self.frame_ids_WN[:, some],
+            cams_WNhw=None if self.cams_WNhw is None else self.cams_WNhw[:, some],
+        )
+
     def pin_memory(self) -> WindowBatch:
         """The batch in page-locked memory (DataLoader's thread calls this)."""
         return _each_tensor(self, Tensor.pin_memory)

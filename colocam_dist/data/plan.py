@@ -122,14 +122,27 @@ class Plan:
 class Place:
     """One rank among all, and the number of its micro-batches in a step.
 
+    Where several ranks read the same windows, each gets a part of their frames; they are one in `rank` and `world`.
+
+    Args:
+        rank: in [0, world).
+        world: number of ranks among which the windows are divided.
+        accumulation: micro-batches of a step.
+        part: which part of the frames of each window is given out, in [0, parts).
+        parts: number of them, >= 1.
+
     Raises:
-        ConfigError: no such rank.
+        ConfigError: no such rank or part.
     """
 
     rank: int = 0
     world: int = 1
     accumulation: int = 1
+    part: int = 0
+    parts: int = 1
 
     def __post_init__(self) -> None:
+        if not 0 <= self.part < self.parts:
+            raise ConfigError("no such part", where="stream", got=self.part, wanted=f"0 to {self.parts - 1}")
         if not 0 <= self.rank < self.world:
             raise ConfigError("no such rank", where="stream", got=self.rank, wanted=f"0 to {self.world - 1}")

@@ -64,7 +64,8 @@ class WindowStream:
         index: the split's shots and frames.
         plan: order of the windows and their division; its shots are those of ``index``.
         settings: windows and transform.
-        place: this rank among all; G must be divisible by world x accumulation.
+        place: this rank among all; G must be divisible by world x accumulation, the frames of a window by its parts.
+            Each rank reads the whole windows, so that all of them know of damaged frames, and gives out its part.
         workers: processes that read ahead, kept over epochs until ``close()``; 0 reads in this process.
         cams: CAM archive of the split (float16 .npy [F, h, w] by frame id), or None.
         ahead: micro-batches whose shards are fetched ahead, if they are remote.
@@ -88,6 +89,13 @@ class WindowStream:
         if max(int(pool.shots.max()) for pool in plan.order.pools) >= len(index.shots):
             raise ConfigError("the plan is not one of these shots", wanted=f"shots 0 to {len(index.shots) - 1}")
         plan.share(place.world, place.accumulation)
+        if settings.n_frames % place.parts:
+            raise ConfigError(
+                "the frames of a window cannot be divided",
+                where="stream",
+                got=f"{settings.n_frames} frames, {place.parts} parts",
+                wanted=f"a multiple of {place.parts} frames",
+            )
         self._place = place
         self._plan = plan
         self._fingerprint = index.fingerprint
@@ -143,7 +151,7 @@ class WindowStream:
             self._book.add(batch, self._plan.windows_at(self._epoch, positions))
             # Before the yield: while the caller works with this batch, a saved state must be the one behind it.
             self._micro += 1
-            yield batch
+            yield batch if place.parts == 1 else batch.part(place.part, place.parts)
         self._epoch, self._micro = self._epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from colocam_dist.kernels import color_affinity
 from colocam_dist.losses.counts import MIN_FRAMES
-from colocam_dist.losses.term import TermSettings, mean_where
+from colocam_dist.losses.term import TermSettings, counting, mean_where
+from colocam_dist.losses.window_group import WindowGroup
 
 __all__ = ["Colocalization", "ColocalizationSettings"]
 
@@ -65,11 +66,15 @@ class Colocalization(nn.Module):
 
     Every pixel of every frame of a window is connected to every other by a Gaussian of their color distance alone, so
     the object may be anywhere in each frame. With the published normalizer the adaptive value is exactly -weight.
+
+    With a group, each of its ranks has a part of every window's frames and returns an equal part of the value; the
+    gradient is that of the whole window's value, for training that averages gradients over ranks.
     """
 
-    def __init__(self, settings: ColocalizationSettings) -> None:
+    def __init__(self, settings: ColocalizationSettings, group: WindowGroup | None = None) -> None:
         super().__init__()
         self.settings = settings
+        self.group = group
 
     def ramp(self, step: int | None) -> float:
         """Share of the weight at optimizer step ``step`` (numbered from 0), in (0, 1].
@@ -105,28 +110,34 @@ class Colocalization(nn.Module):
         mask_WN: Tensor,
         step: int | None = None,
         count: Tensor | None = None,
+        frames_W: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Weighted value of the term, and how much the maps disagree with the colors.
 
         Args:
             fg_WNHW: float ``[W, N, H, W]`` in [0, 1], the foreground map.
             images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels after crop and flip, never normalized.
-            mask_WN: bool ``[W, N]``; frames with False do not count, windows with fewer than two others neither.
+            mask_WN: bool ``[W, N]``; frames with False do not count, windows with fewer than two others neither. Of
+                weights only whether they are above 0 matters.
             step: optimizer steps made so far in this stage, needed when ``ramp_steps`` is set.
             count: windows to divide by, None = those given here that have two valid frames.
+            frames_W: int64 ``[W]``, valid frames of the windows, those on other ranks included; None = all are here.
 
         Returns:
             float32 scalar loss, 0 with a graph when no window counts; and, without a graph, the mean over the windows
             of R / 1'W1 in [0, 1/2]. The adaptive loss is constant by construction; this share shows progress.
         """
         settings = self.settings
-        counts_W = mask_WN.sum(1) >= MIN_FRAMES
+        mask_WN = counting(mask_WN)
+        counts_W = (mask_WN.sum(1) if frames_W is None else frames_W) >= MIN_FRAMES
         value_W, total_W = color_affinity(
             fg_WNHW.float(),
             images_WNCHW,
             sigma_rgb=settings.sigma_rgb,
             backend=settings.backend,
             mask=mask_WN & counts_W[:, None],
+            process_group=None if self.group is None else self.group.processes,
+            averaged=self.group is not None,
             validate=False,  # the training loop decides what to do with a loss that is not finite
         )
         if settings.mode == "normalized_cut":
@@ -140,4 +151,5 @@ class Colocalization(nn.Module):
             # A window that does not count has 0 / 0; it is left out of the mean below.
             loss_W = loss_W / size_W.masked_fill(~counts_W, 1.0)
         disagreement = mean_where(value_W.detach() / total_W.masked_fill(~counts_W, 1.0), counts_W, count)
-        return settings.weight * self.ramp(step) * mean_where(loss_W, counts_W, count), disagreement
+        loss = settings.weight * self.ramp(step) * mean_where(loss_W, counts_W, count)
+        return (loss, disagreement) if self.group is None else (loss / self.group.size, disagreement / self.group.size)

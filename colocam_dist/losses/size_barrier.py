@@ -82,9 +82,9 @@ class SizeBarrier(nn.Module):
 
         Args:
             maps_WN2HW: float ``[W, N, 2, H, W]`` in [0, 1], softmax over the third axis.
-            mask_WN: bool ``[W, N]``; frames with False do not count.
+            mask_WN: bool ``[W, N]``; frames with False do not count. Or float weights >= 0.
             epoch: numbered from 1, decides t.
-            count: valid frames to divide by, None = those given here.
+            count: valid frames (or the sum of weights) to divide by, None = those given here.
 
         Returns:
             float32 scalar; 0 with a graph when no frame is valid.

@@ -17,6 +17,7 @@ from colocam_dist.losses.frame_crf import FrameCrf, FrameCrfSettings
 from colocam_dist.losses.partial_cross_entropy import PartialCrossEntropy, PartialCrossEntropySettings
 from colocam_dist.losses.size_barrier import SizeBarrier, SizeBarrierSettings
 from colocam_dist.losses.term import mean_where
+from colocam_dist.losses.window_group import WindowGroup
 
 __all__ = ["LocalizationLoss", "LossSettings"]
 
@@ -35,14 +36,19 @@ class LocalizationLoss(nn.Module):
     """Sum of the terms that are active in the epoch.
 
     Holds neither parameters nor state: schedules are functions of epoch and step.
+
+    Args:
+        settings: of the four terms.
+        group: of ranks that share the frames of each window; this rank's part of them is what it is then given.
     """
 
-    def __init__(self, settings: LossSettings) -> None:
+    def __init__(self, settings: LossSettings, group: WindowGroup | None = None) -> None:
         super().__init__()
+        self.group = group
         self.partial_cross_entropy = PartialCrossEntropy(settings.partial_cross_entropy)
         self.size_barrier = SizeBarrier(settings.size_barrier)
         self.frame_crf = FrameCrf(settings.frame_crf)
-        self.colocalization = Colocalization(settings.colocalization)
+        self.colocalization = Colocalization(settings.colocalization, group)
 
     def forward(
         self,
@@ -63,10 +69,12 @@ class LocalizationLoss(nn.Module):
             map_logits_WN2HW: float ``[W, N, 2, H, W]`` from the decoder, channel 0 background, 1 foreground.
             images_WNCHW: uint8 ``[W, N, 3, H, W]``, RGB pixels of the same frames.
             seeds_WNHW: int64 ``[W, N, H, W]`` from :func:`colocam_dist.seeds.sample_seeds`.
-            mask_WN: bool ``[W, N]``; a frame with False (a repeat that fills a short shot) changes nothing.
+            mask_WN: bool ``[W, N]``; a frame with False (a repeat that fills a short shot) changes nothing. Or float32
+                weights >= 0 of the frames (:func:`colocam_dist.losses.presence.frame_weights`): means over frames and
+                their pixels are then weighted, and frames with 0 change nothing.
             epoch: numbered from 1.
             step: optimizer steps made so far in this stage, needed only for ``colocalization.ramp_steps``.
-            counts: what the means divide by, None = what is in this batch.
+            counts: what the means divide by, None = what is in this batch (not with a group).
 
         Returns:
             The scalar total (possibly not finite: the caller decides) and detached scalars: each active term by its
@@ -74,7 +82,7 @@ class LocalizationLoss(nn.Module):
             ``fg_mean``, the mean foreground over the pixels of the valid frames. Terms that are off are absent.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit each other, or an epoch below 1.
+            ValueError: shapes or dtypes that do not fit each other, an epoch below 1, or no counts with a group.
         """
         if epoch < 1:
             raise ValueError(f"LocalizationLoss: epochs are numbered from 1, got {epoch}")
@@ -82,7 +90,10 @@ class LocalizationLoss(nn.Module):
         logits_WN2HW = map_logits_WN2HW.float()
         maps_WN2HW = logits_WN2HW.softmax(2)
         fg_WNHW = maps_WN2HW[:, :, 1]
-        counts = Counts.of(seeds_WNHW, mask_WN) if counts is None else counts
+        if counts is None:
+            if self.group is not None:
+                raise ValueError("LocalizationLoss: with a group wanted counts over all ranks, got None")
+            counts = Counts.of(seeds_WNHW, mask_WN)
         terms: dict[str, Tensor] = {}
         if self.partial_cross_entropy.settings.active(epoch):
             terms["partial_cross_entropy"] = self.partial_cross_entropy(
@@ -91,11 +102,11 @@ class LocalizationLoss(nn.Module):
         if self.size_barrier.settings.active(epoch):
             terms["size_barrier"] = self.size_barrier(maps_WN2HW, mask_WN, epoch, counts.frames)
         if self.frame_crf.settings.active(epoch):
-            terms["frame_crf"] = self.frame_crf(fg_WNHW, images_WNCHW, mask_WN, counts.frames)
+            terms["frame_crf"] = self.frame_crf(fg_WNHW, images_WNCHW, mask_WN, counts.frames, epoch)
         report: dict[str, Tensor] = {"fg_mean": mean_where(fg_WNHW.detach().mean((2, 3)), mask_WN, counts.frames)}
         if self.colocalization.settings.active(epoch):
             terms["colocalization"], report["color_disagreement"] = self.colocalization(
-                fg_WNHW, images_WNCHW, mask_WN, step, counts.windows
+                fg_WNHW, images_WNCHW, mask_WN, step, counts.windows, counts.frames_W
             )
         # Starts from a zero with a graph, so that backward works also when no term is active.
         total = sum(terms.values(), start=logits_WN2HW.flatten()[:0].sum())
@@ -109,7 +120,7 @@ def _check(map_logits_WN2HW: Tensor, images_WNCHW: Tensor, seeds_WNHW: Tensor, m
     wanted = {
         "images": (images_WNCHW, (windows, frames, 3, height, width), torch.uint8),
         "seeds": (seeds_WNHW, (windows, frames, height, width), torch.int64),
-        "mask": (mask_WN, (windows, frames), torch.bool),
+        "mask": (mask_WN, (windows, frames), torch.float32 if mask_WN.is_floating_point() else torch.bool),
     }
     for name, (tensor, shape, dtype) in wanted.items():
         if tensor.shape != shape or tensor.dtype != dtype:

@@ -26,11 +26,15 @@ class ClassifierOutput(NamedTuple):
 
 
 class LocalizerOutput(NamedTuple):
-    """Map logits ``[B, 2, H, W]`` (0 background, 1 foreground), class logits ``[B, K]``, deepest features (no grad)."""
+    """Map logits ``[B, 2, H, W]`` (0 background, 1 foreground), class logits ``[B, K]``, deepest features (no grad).
+
+    And the map logits of another decoder if there was one, without a graph.
+    """
 
     map_logits_B2HW: Tensor
     class_logits_BK: Tensor
     features_BChw: Tensor
+    other_logits_B2HW: Tensor | None = None
 
 
 class WGAP(nn.Linear):
@@ -130,18 +134,20 @@ class Localizer(nn.Module):
         self.classifier.eval()
         return self
 
-    def own_maps(self, images_BCHW: Tensor) -> LocalizerOutput:
+    def own_maps(self, images_BCHW: Tensor, other: nn.Module | None = None) -> LocalizerOutput:
         """As :meth:`forward`, with maps of the decoder's own size, ``[B, 2, H // map_stride, W // map_stride]``."""
         with torch.no_grad():
             features, logits_BK = self.classifier(images_BCHW)
-        size = tuple(side // self.map_stride for side in images_BCHW.shape[2:])
-        return LocalizerOutput(self.decoder(features, size), logits_BK, features[-1])
+            size = tuple(side // self.map_stride for side in images_BCHW.shape[2:])
+            other_logits_B2HW = None if other is None else other(features, size)
+        return LocalizerOutput(self.decoder(features, size), logits_BK, features[-1], other_logits_B2HW)
 
     def forward(self, images_BCHW: Tensor) -> LocalizerOutput:
         """Maps and class logits of a batch of frames; maps smaller than the image are brought to its size, bilinear.
 
         Args:
             images_BCHW: uint8 RGB ``[B, 3, H, W]`` of any size, on the model's device; normalized here.
+            other: one more decoder for the same features, which is not trained.
 
         Raises:
             ValueError: the images are not uint8 RGB.

@@ -23,12 +23,19 @@ COLORS = {
     "colocalization": "#CC79A7",
     "fg_mean": "#0072B2",
     "color_disagreement": "#D55E00",
+    "tag_probability": "#009E73",
+    "frames_kept": "#E69F00",
     "accuracy": "#009E73",
     "corloc": "#0072B2",
     "classification": "#D55E00",
 }
 TERMS = ("loss", "partial_cross_entropy", "size_barrier", "frame_crf", "colocalization")
-SHARES = {"fg_mean": "foreground share", "color_disagreement": "color disagreement"}
+SHARES = {
+    "fg_mean": "foreground share",
+    "color_disagreement": "color disagreement",
+    "tag_probability": "probability of the tag",
+    "frames_kept": "frames kept",
+}
 SCORES = ("corloc", "classification")
 LINEAR_UP_TO = 4.0  # losses beyond it go on a scale that is logarithmic outside [-1, 1]
 Row = Mapping[str, Any]
@@ -62,7 +69,8 @@ def _figure(rows: Sequence[Row]) -> bytes:
         _lines(middle, train, ["accuracy"], "step", "training accuracy, %")
     else:
         present = [name for name in SHARES if any(name in row for row in train)]
-        _lines(middle, train, present, "step", " and ".join(SHARES[name] for name in present))
+        title = " and ".join(SHARES[name] for name in present) if len(present) <= 2 else "shares"
+        _lines(middle, train, present, "step", title)
     _lines(right, validation, SCORES, "epoch", "validation, %")
     right.set_ylim(0, 100)
     buffer = io.BytesIO()

@@ -13,7 +13,7 @@ from colocam_dist.data.plan import Plan
 from colocam_dist.errors import RunError
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.slurm.batch import cpus_per_task
-from colocam_dist.training.batches import stage_batch, trained_stages
+from colocam_dist.training.batches import ranks_per_window, stage_batch, trained_stages
 
 __all__ = ["forecast", "frames_per_second"]
 
@@ -43,13 +43,14 @@ def forecast(config: Config, like: Path | None = None) -> list[str]:
         epochs = getattr(config, stage).epochs
         order = epoch_order(train, order_settings(data), seed=config.run.seed, global_batch=windows)
         steps = Plan(order, windows, data.last).steps_per_epoch
-        read = steps * windows * frames / settings.ranks
+        computed = steps * windows * frames / settings.ranks
+        read = computed * ranks_per_window(config, stage)
         lines.append(
             f"{stage:<10} {epochs} epochs of {steps} steps; {windows} windows of {frames} frames a step, {micro} on "
             f"each rank at a time; about {read * frame / 1e6:.1f} MB read by each rank in an epoch"
         )
         if stage in rates:
-            seconds = epochs * read / rates[stage]
+            seconds = epochs * computed / rates[stage]
             total += seconds
             lines.append(f"{'':<10} about {_duration(seconds)} at {rates[stage]:.0f} frames/s on each rank, as {like}")
     if like is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from colocam_dist.config import Config
 from colocam_dist.errors import ConfigError
 
-__all__ = ["micro_batch", "stage_batch", "trained_stages"]
+__all__ = ["micro_batch", "ranks_per_window", "stage_batch", "trained_stages"]
 
 
 def micro_batch(global_batch: int, n_frames: int, world: int, accumulation: int, setting: str) -> tuple[int, int]:
@@ -37,10 +37,29 @@ def micro_batch(global_batch: int, n_frames: int, world: int, accumulation: int,
     return windows, windows // share
 
 
+def ranks_per_window(config: Config, stage: str) -> int:
+    """Ranks that have the same windows in this stage and share their frames."""
+    return config.engine.window_ranks if stage == "localizer" else 1
+
+
 def stage_batch(config: Config, stage: str, world: int) -> tuple[int, int]:
-    """:func:`micro_batch` for the stage "classifier", whose windows are single frames, or "localizer"."""
+    """:func:`micro_batch` for the stage "classifier", whose windows are single frames, or "localizer".
+
+    Raises:
+        ConfigError: the windows do not divide, or the ranks do not among whom each is shared.
+    """
     n_frames, settings = (1, config.classifier) if stage == "classifier" else (config.data.n_frames, config.localizer)
-    return micro_batch(settings.global_batch, n_frames, world, config.engine.accumulation, f"{stage}.global_batch")
+    together = ranks_per_window(config, stage)
+    if world % together:
+        raise ConfigError(
+            "the ranks cannot be put into groups that share windows",
+            where="engine.window_ranks",
+            got=f"{together}, with {world} ranks",
+            wanted=f"a multiple of {together} ranks",
+            fix="change engine.window_ranks or the number of ranks",
+        )
+    groups, accumulation = world // together, config.engine.accumulation
+    return micro_batch(settings.global_batch, n_frames, groups, accumulation, f"{stage}.global_batch")
 
 
 def trained_stages(config: Config) -> list[str]:

@@ -55,6 +55,8 @@ class ClassifierStage:
     """One epoch = every shot once, one random allowed frame of it; two criteria keep two sets of best weights."""
 
     name = "classifier"
+    ema_decay = 0.0
+    window_ranks = 1
     criteria = {"best-classification": "classification", "best-localization": "corloc"}  # noqa: RUF012 - read-only protocol attribute
 
     def __init__(self, model: Classifier, config: Config, splits: Splits, workers: Workers) -> None:

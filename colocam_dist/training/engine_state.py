@@ -8,7 +8,7 @@ fits every stage and any number of ranks, and every other rank is given its part
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.runs.weights import state_sha256
+from colocam_dist.training.weight_average import WeightAverage
 
 __all__ = ["EngineState", "learned_buffers"]
 
@@ -45,16 +46,25 @@ class EngineState:
         zero_stage: 0 to 3.
         workers: the ranks.
         synchronized: BatchNorm has the same statistics on all ranks.
+        ema_decay: of the average of the weights, which is then the model to score; 0 = none is kept.
 
     Attributes:
         engine: set it as soon as it is there.
         bytes: about how much :meth:`gather` takes, with momentum.
+        average: of the weights, None = none is kept.
     """
 
     engine: Any
 
     def __init__(
-        self, module: nn.Module, model: nn.Module, *, zero_stage: int, workers: Workers, synchronized: bool
+        self,
+        module: nn.Module,
+        model: nn.Module,
+        *,
+        zero_stage: int,
+        workers: Workers,
+        synchronized: bool,
+        ema_decay: float = 0.0,
     ) -> None:
         self._module, self._model = module, model
         self._stage = zero_stage
@@ -67,9 +77,16 @@ class EngineState:
         self.bytes += statistics * (1 if self._synchronized else workers.world)
         moving = self._parameters.keys() | self._buffers.keys()
         self._frozen = state_sha256({n: t for n, t in module.state_dict().items() if n not in moving})
+        learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._learned = learning | learned_buffers(model)
+        self.average: WeightAverage | None = None
+        if ema_decay > 0.0:
+            self.average = WeightAverage(model, self._learned, ema_decay, share_frozen=zero_stage < 3)
+            self.bytes += self.average.bytes
         # Scoring a module of ZeRO 3 gathers weights layer by layer on all ranks together, but ranks have different
         # numbers of frames to score; and averaging BatchNorm in place would change the training that follows.
-        self._twin = copy.deepcopy(model) if zero_stage == 3 or not self._synchronized else None
+        needs_twin = self.average is None and (zero_stage == 3 or not self._synchronized)
+        self._twin = copy.deepcopy(model) if needs_twin else None
 
     def gather(self) -> dict[str, Any] | None:
         """On rank 0 everything that :meth:`put_back` needs, on the CPU and free of pickles; None on the others."""
@@ -90,7 +107,7 @@ class EngineState:
         everyone = self._workers.gather(mine)
         if not main:
             return None
-        return {
+        content = {
             "weights": weights,
             "momentum": momentum if has_momentum else None,
             "buffers": [each["buffers"] for each in everyone if "buffers" in each],
@@ -98,6 +115,7 @@ class EngineState:
             "scaler": None if (scaler := self._scaler()) is None else scaler.state_dict(),
             "frozen_sha256": self._frozen,
         }
+        return content if self.average is None else content | {"average": self.average.content()}
 
     def put_back(self, content: Mapping[str, Any] | None) -> None:
         """Give every rank its part of what :meth:`gather` took, at any ZeRO stage and number of ranks.
@@ -131,26 +149,33 @@ class EngineState:
         scaler = self._scaler()
         if scaler is not None and rest["scaler"] is not None:
             scaler.load_state_dict(rest["scaler"])
+        if self.average is not None:
+            self.average.put_back(None if content is None else content["average"], workers)
 
     def evaluation_model(self) -> nn.Module:
-        """The model with the present weights, and BatchNorm averaged over ranks, to be scored by each rank alone."""
+        """The model with the present weights, and BatchNorm averaged over ranks, to be scored by each rank alone.
+
+        With an average of the weights it is that.
+        """
+        if self.average is not None:
+            return self.average.model
         if self._twin is None:
             return self._model
+        twins = dict(self._twin.named_parameters()) | dict(self._twin.named_buffers())
         with torch.no_grad():
-            whole = {id(p): self._weight(p) for p in self._parameters.values()}
-            twins = dict(self._twin.named_parameters())
-            for name, parameter in self._model.named_parameters():
-                if id(parameter) in whole:
-                    twins[name].copy_(whole[id(parameter)])
-            buffers = dict(self._twin.named_buffers())
-            learned = {id(buffer) for buffer in self._buffers.values()}
-            for name, buffer in self._model.named_buffers():
-                if id(buffer) in learned:
-                    value = buffer.clone()
-                    if value.is_floating_point() and not self._synchronized:
-                        value = self._workers.sum(value / self._workers.world)
-                    buffers[name].copy_(value)
+            for name, value in self._present():
+                twins[name].copy_(value)
         return self._twin
+
+    def update_average(self) -> None:
+        """Take the present weights into their average, if one is kept."""
+        if self.average is not None:
+            self.average.update(self._present())
+
+    def loss_scale(self) -> float:
+        """What fp16 multiplies the loss by, 1 otherwise. Not collective."""
+        scaler = self._scaler()
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def gradients_are_finite(self) -> bool:
         """Whether the reduced gradients of ZeRO 0 hold numbers only; the same on all ranks. Not collective."""
@@ -177,6 +202,16 @@ class EngineState:
         self._workers.share([whole])
         return whole
 
+    def _present(self) -> Iterator[tuple[str, Tensor]]:
+        """What training has made of the model by now: whole weights, statistics averaged over ranks (collective)."""
+        for name, tensor in self._learned.items():
+            if isinstance(tensor, nn.Parameter):
+                yield name, self._weight(tensor)
+            elif tensor.is_floating_point() and not self._synchronized:
+                yield name, self._workers.sum(tensor / self._workers.world)
+            else:
+                yield name, tensor
+
     def _misfit(self, content: Mapping[str, Any]) -> str | None:
         mine = {name: self._shape(parameter) for name, parameter in self._parameters.items()}
         there = {name: tuple(tensor.shape) for name, tensor in content["weights"].items()}
@@ -185,6 +220,8 @@ class EngineState:
                 return f"{name}: {there.get(name, 'absent')} in the checkpoint, {mine.get(name, 'absent')} here"
         if content["frozen_sha256"] != self._frozen:
             return "the frozen weights are others"
+        if ("average" in content) != (self.average is not None):
+            return "an average of the weights is kept either there or here, not in both"
         return None
 
     def _set_buffers(self, saved: list[dict[str, Tensor]]) -> None:

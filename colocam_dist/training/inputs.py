@@ -16,24 +16,36 @@ from colocam_dist.losses import (
     FrameCrfSettings,
     LossSettings,
     PartialCrossEntropySettings,
+    PresenceSettings,
     SizeBarrierSettings,
 )
 from colocam_dist.seeds import SeedSettings
 
-__all__ = ["loss_settings", "seed_settings", "training_stream", "window_settings"]
+__all__ = ["loss_settings", "presence_settings", "seed_settings", "training_stream", "window_settings"]
 
 
 def training_stream(
-    train: ShotIndex, config: Config, workers: Workers, *, n_frames: int, global_batch: int, cams: Path | None = None
+    train: ShotIndex,
+    config: Config,
+    workers: Workers,
+    *,
+    n_frames: int,
+    global_batch: int,
+    cams: Path | None = None,
+    parts: int = 1,
 ) -> WindowStream:
-    """The windows of `n_frames` frames that this rank trains on, `global_batch` of them in a step of all ranks."""
+    """The windows of `n_frames` frames that this rank trains on, `global_batch` of them in a step of all ranks.
+
+    `parts` ranks in a row have the same windows, and each of them another part of the frames.
+    """
     data = config.data
+    group, part = divmod(workers.rank, parts)
     order = epoch_order(train, order_settings(data), seed=config.run.seed, global_batch=global_batch)
     return WindowStream(
         train,
         Plan(order, global_batch, data.last),
         window_settings(config, n_frames=n_frames),
-        place=Place(workers.rank, workers.world, config.engine.accumulation),
+        place=Place(group, workers.world // parts, config.engine.accumulation, part, parts),
         workers=data.workers,
         cams=cams,
         ahead=data.remote.ahead,
@@ -57,8 +69,14 @@ def window_settings(config: Config, *, n_frames: int) -> WindowSettings:
 
 
 def seed_settings(config: Config) -> SeedSettings:
-    """How seeds are drawn from the CAMs that come with the windows."""
-    return SeedSettings(**config.localizer.seeds.model_dump(exclude={"temporal_frames"}))
+    """How seeds are drawn from the map of a frame."""
+    elsewhere = {"temporal_frames", "refresh_epoch", "refresh_share"}  # they say which maps these are
+    return SeedSettings(**config.localizer.seeds.model_dump(exclude=elsewhere))
+
+
+def presence_settings(config: Config) -> PresenceSettings:
+    """What the classifier's probability of the tag does to a frame's weight."""
+    return PresenceSettings(**config.localizer.presence.model_dump())
 
 
 def loss_settings(config: Config) -> LossSettings:

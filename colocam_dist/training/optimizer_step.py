@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.training.engine_state import EngineState
 from colocam_dist.training.signals import StopRequests
+from colocam_dist.training.weight_average import WeightAverage
 
 __all__ = ["LossModule", "StepRunner"]
 
@@ -29,18 +31,19 @@ class LossModule(nn.Module):
     epoch: int  # from 0; set by the trainer before each batch, like step
     step: int  # optimizer steps done in this stage
     terms: dict[str, Tensor]  # detached scalars of the last batch
+    average: WeightAverage | None = None  # of the model's weights, if one is kept; set by the trainer
 
     memory_format = torch.contiguous_format  # of the images that the model is given
-    compiled: Callable[[Tensor], Tensor] | None = None  # stands for `predict`; no submodule, so that names stay
+    compiled: Callable[..., Any] | None = None  # stands for `predict`; no submodule, so that names stay
 
-    def predict(self, images_BCHW: Tensor) -> Tensor:
+    def predict(self, images_BCHW: Tensor, *more: Any) -> Any:
         """What the loss is computed from, by the model alone."""
         raise NotImplementedError
 
-    def network(self, images_BCHW: Tensor) -> Tensor:
+    def network(self, images_BCHW: Tensor, *more: Any) -> Any:
         """:meth:`predict` in the way that the settings ask for."""
         images_BCHW = images_BCHW.contiguous(memory_format=self.memory_format)
-        return self.predict(images_BCHW) if self.compiled is None else self.compiled(images_BCHW)
+        return (self.compiled or self.predict)(images_BCHW, *more)
 
 
 class StepRunner:
@@ -124,10 +127,14 @@ class StepRunner:
         if zero == 0 and not scaled and not self._state.gradients_are_finite():
             self._meet("the gradients are not finite", terms)
             engine.zero_grad()  # without gradients the optimizer changes nothing
+        scale = self._state.loss_scale() if scaled else 1.0
         engine.step()
         if zero > 0 and not scaled and not engine.was_step_applied():
             self._meet("the gradients are not finite", terms)
         if self._bad is None:
+            # An overflow lets the scaler leave out the step and lower its scale.
+            if not scaled or (engine.was_step_applied() and self._state.loss_scale() >= scale):
+                self._state.update_average()
             self.in_a_row, self._buffers = 0, None
             return False
         self.skipped += 1

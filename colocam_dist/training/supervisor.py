@@ -26,7 +26,7 @@ from colocam_dist.config.command_line import Supervision
 from colocam_dist.console import OUT_OF_MEMORY, PREEMPTED, RANK_LOST
 from colocam_dist.errors import ConfigError
 from colocam_dist.files import sync_folder
-from colocam_dist.training.batches import stage_batch, trained_stages
+from colocam_dist.training.batches import ranks_per_window, stage_batch, trained_stages
 from colocam_dist.training.rank_processes import Ended, RankProcesses, SignalInbox
 from colocam_dist.training.signals import watch_launchers
 
@@ -70,10 +70,11 @@ def supervise(command: CommandLine, config: Config, script: str) -> int:
 
 def accumulations_left(config: Config, ranks: int) -> list[int]:
     """The values that ``engine.accumulation`` can still be doubled to, as long as each step's windows divide."""
-    windows = [stage_batch(config, stage, 1)[0] for stage in trained_stages(config)]
+    together = {stage: ranks_per_window(config, stage) for stage in trained_stages(config)}
+    windows = [(stage_batch(config, stage, size)[0], ranks // size) for stage, size in together.items()]
     found: list[int] = []
     accumulation = 2 * config.engine.accumulation
-    while windows and all(number % (ranks * accumulation) == 0 for number in windows):
+    while windows and all(number % (groups * accumulation) == 0 for number, groups in windows):
         found.append(accumulation)
         accumulation *= 2
     return found

@@ -44,6 +44,8 @@ class Stage(Protocol):
     stream: WindowStream
     windows: int  # per micro-batch on this rank
     criteria: dict[str, str]  # best-weights file stem -> validation value that is maximized
+    window_ranks: int  # that have the same windows, and share their frames
+    ema_decay: float  # of the average of the weights that is validated; 0 = the weights themselves are
 
     def validate(self, model: Any) -> dict[str, float]:
         """Score a model like ``module.model`` on the validation split (collective; equal on all ranks)."""
@@ -75,7 +77,9 @@ class Trainer:
             zero_stage=config.engine.zero_stage,
             workers=workers,
             synchronized=config.engine.sync_batchnorm,
+            ema_decay=stage.ema_decay,
         )
+        stage.module.average = self.state.average
         self.store = CheckpointStore(
             folder.checkpoints(stage.name),
             workers,
@@ -251,7 +255,8 @@ class Trainer:
 
     def _receipt(self) -> dict[str, Any]:
         """What all ranks together were given of the current epoch (collective)."""
-        return EpochReceipt.merged(self.workers.gather(self.stage.stream.receipt)).as_dict()
+        receipts = self.workers.gather(self.stage.stream.receipt)
+        return EpochReceipt.merged(receipts[:: self.stage.window_ranks]).as_dict()
 
     def _hand_in_receipt(self) -> None:
         receipt, promised = self._receipt(), self.stage.stream.windows_per_epoch

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from colocam_dist.data.index import ShotIndex
+from colocam_dist.runs.weights import read_weights
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable)
@@ -144,10 +145,40 @@ def test_a_profile_is_recorded_and_changes_no_digit(tiny_shards: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_to_the_same_losses(tiny_shards: Path, tmp_path: Path) -> None:
+def test_two_ranks_that_share_windows_train_as_one_that_has_them_whole(tiny_shards: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(tiny_shards, shards)
-    options = ("checkpoint.every_steps=1", "run.stages=[classifier,cams,localizer]")
+    code, output = finished(train(shards, tmp_path, "first", "run.stages=[classifier,cams]"))
+    assert code == 0, output
+    more = ("run.stages=[cams,localizer]", f"classifier.from_run={tmp_path / 'first'}", "localizer.epochs=1")
+    for name, ranks in (("whole", 1), ("shared", 2)):
+        settings = (*more, f"engine.window_ranks={ranks}", "engine.threads=1")
+        code, output = finished(train(shards, tmp_path, name, *settings, ranks=ranks))
+        assert code == 0, output
+    whole, shared = (rows(tmp_path / name, "localizer") for name in ("whole", "shared"))
+    assert whole.keys() == shared.keys()
+    for term in ("loss", "partial_cross_entropy", "frame_crf", "color_disagreement", "fg_mean"):
+        # The first step is before any update; later ones amplify rounding.
+        assert shared[1][term] == pytest.approx(whole[1][term], rel=1e-5), term
+        assert [row[term] for row in shared.values()] == pytest.approx([r[term] for r in whole.values()], rel=0.01)
+    receipts = [json.loads((tmp_path / name / "receipt.json").read_text())["localizer"] for name in ("whole", "shared")]
+    assert receipts[0] == receipts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        # In the last epoch the loss depends on the average, by the seeds.
+        ["localizer.ema.decay=0.9", "localizer.seeds.refresh_epoch=2"],
+    ],
+    ids=["plain", "averaged"],
+)
+def test_a_killed_run_continues_to_the_same_losses(more: list[str], tiny_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards)
+    options = ("checkpoint.every_steps=1", "run.stages=[classifier,cams,localizer]", *more)
     code, output = finished(train(shards, tmp_path, "whole", *options))
     assert code == 0, output
 
@@ -173,6 +204,8 @@ def test_a_killed_run_continues_to_the_same_losses(tiny_shards: Path, tmp_path: 
         assert {step: row["loss"] for step, row in cut.items()} == {step: row["loss"] for step, row in whole.items()}
     receipts = [(tmp_path / name / "receipt.json").read_text() for name in ("cut", "whole")]
     assert receipts[0] == receipts[1]
+    best = [tmp_path / name / "checkpoints" / "localizer" / "best-localization.pt" for name in ("cut", "whole")]
+    assert read_weights(best[0])["sha256"] == read_weights(best[1])["sha256"]
 
 
 def ranks_of(run: Path) -> list[int]:

@@ -34,6 +34,20 @@ def test_every_tensor_moves_and_the_counts_stay(cams: bool) -> None:
     assert (moved.replaced, moved.skipped_shots) == (1, 2)
 
 
+@pytest.mark.parametrize("cams", [True, False])
+def test_parts_of_the_frames_make_the_whole(cams: bool) -> None:
+    batch = window_batch(cams)
+    batch.frame_ids_WN = torch.arange(6).view(2, 3)
+    parts = [batch.part(number, 3) for number in range(3)]
+    assert [part.frame_ids_WN.tolist() for part in parts] == [[[0], [3]], [[1], [4]], [[2], [5]]]
+    for part in parts:
+        assert part.images_WNCHW.shape == (2, 1, 3, 5, 5)
+        assert (part.mask_WN.shape, part.crops_WN3.shape) == ((2, 1), (2, 1, 3))
+        assert part.cams_WNhw is None if not cams else part.cams_WNhw.shape == (2, 1, 4, 4)
+        assert torch.equal(part.labels_W, batch.labels_W)
+    assert batch.images_WNCHW.shape == (2, 3, 3, 5, 5)
+
+
 def test_frame_batch_moves() -> None:
     batch = FrameBatch(torch.zeros(2, 3, 5, 5), torch.zeros(2), torch.zeros(2), torch.ones(2)).to("meta")
     assert {value.device.type for value in vars(batch).values()} == {"meta"}

@@ -96,3 +96,5 @@ def test_positions_outside_of_the_plan_do_not_exist(micro: int, rank: int) -> No
 def test_there_is_no_rank_outside_of_the_world() -> None:
     with pytest.raises(ConfigError, match=r"no such rank(.|\n)*wanted: 0 to 1"):
         Place(2, 2)
+    with pytest.raises(ConfigError, match=r"no such part(.|\n)*wanted: 0 to 1"):
+        Place(0, 1, part=2, parts=2)

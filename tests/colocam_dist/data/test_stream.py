@@ -85,6 +85,28 @@ def test_global_batches_do_not_depend_on_ranks_and_workers(
             stream.close()
 
 
+def test_ranks_that_share_windows_are_given_parts_of_the_same_frames(index: ShotIndex, damage: Damage) -> None:
+    damage(index, [12, 17])
+    whole = [stream_of(index, rank=group, world=2) for group in range(2)]
+    batches = [list(stream) for stream in whole]
+    assert any(batch.replaced for epoch in batches for batch in epoch)
+    for group in range(2):
+        for part in range(2):
+            stream = stream_of(index, rank=group, world=2, part=part, parts=2)
+            for mine, every in zip(stream, batches[group], strict=True):
+                for name, value in vars(mine).items():
+                    wanted = getattr(every, name)
+                    if isinstance(value, torch.Tensor):
+                        frames = name.split("_")[-1].startswith("WN")
+                        assert torch.equal(value, wanted[:, part::2] if frames else wanted), name
+                    else:
+                        assert value == wanted, name
+            assert stream.receipt == whole[group].receipt, "of the whole windows"
+            assert stream.state_dict() == whole[group].state_dict()
+    with pytest.raises(ConfigError, match="frames of a window cannot be divided"):
+        stream_of(index, part=0, parts=3)
+
+
 def test_maxima_of_cams_do_not_depend_on_ranks_workers_and_interruptions(index: ShotIndex, tmp_path: Path) -> None:
     cams = tmp_path / "cams.npy"
     np.save(cams, np.random.default_rng(0).random((index.n_frames, 3, 5)).astype(np.float16))

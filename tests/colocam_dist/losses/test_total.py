@@ -5,6 +5,7 @@ import torch
 
 from colocam_dist.losses import (
     ColocalizationSettings,
+    FrameCrf,
     FrameCrfSettings,
     LocalizationLoss,
     LossSettings,
@@ -130,6 +131,15 @@ def test_holds_no_state():
     assert list(loss.parameters()) == []
 
 
+def test_epoch_reaches_the_growing_scale(example):
+    settings = FrameCrfSettings(1e-3, sigma_xy=4.0, scale=0.9, scale_initial=0.5, scale_epochs=1, backend="exact")
+    loss = LocalizationLoss(LossSettings(frame_crf=settings))
+    values = [loss(*inputs(example), epoch=epoch)[1]["frame_crf"].item() for epoch in (1, 2, 3)]
+    expected = [FrameCrf(settings)(example.fg, example.images, example.mask, None, epoch).item() for epoch in (1, 2, 2)]
+    assert values == pytest.approx(expected, rel=1e-6)
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+
+
 def test_step_reaches_the_ramp(example):
     loss = LocalizationLoss(LossSettings(colocalization=ColocalizationSettings(weight=8.0, ramp_steps=4)))
     assert loss(*inputs(example), epoch=1, step=1)[1]["colocalization"].item() == pytest.approx(-4.0, rel=1e-6)
@@ -143,7 +153,8 @@ def test_step_reaches_the_ramp(example):
         ({"logits": torch.zeros(3, 3, 1, 9, 7)}, "wanted logits"),
         ({"images": torch.zeros(3, 3, 3, 9, 7)}, "wanted images torch.uint8"),
         ({"seeds": torch.zeros(3, 3, 7, 9, dtype=torch.int64)}, "wanted seeds"),
-        ({"mask": torch.ones(3, 3)}, "wanted mask torch.bool"),
+        ({"mask": torch.ones(3, 3, dtype=torch.int64)}, "wanted mask torch.bool"),
+        ({"mask": torch.ones(3, 3).double()}, "wanted mask torch.float32"),
         ({"epoch": 0}, "numbered from 1"),
     ],
 )

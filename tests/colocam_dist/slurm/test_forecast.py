@@ -47,6 +47,16 @@ def test_settings_are_taken_into_account(tiny_shards: Path) -> None:
     )
 
 
+def test_ranks_that_share_windows_read_them_all(tiny_shards: Path) -> None:
+    def read(*settings: str) -> list[float]:
+        lines = forecast(config(tiny_shards, *settings))
+        return [float(line.split("about ")[1].split()[0]) for line in lines[2:4]]
+
+    alone, shared = read(), read("engine.window_ranks=2")
+    assert shared[0] == alone[0]
+    assert shared[1] == pytest.approx(2 * alone[1], abs=0.1)
+
+
 def test_a_run_without_training_has_no_stages(tiny_shards: Path, tmp_path: Path) -> None:
     stages = [line.split()[0] for line in forecast(config(tiny_shards, "run.stages=[cams,evaluate]"))]
     assert stages == ["nodes", "data", "time"]

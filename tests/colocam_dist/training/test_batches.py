@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from colocam_dist.config import load
 from colocam_dist.errors import ConfigError
-from colocam_dist.training.batches import micro_batch
+from colocam_dist.training.batches import micro_batch, stage_batch
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,13 @@ def test_an_indivisible_batch_names_one_that_works(frames: int, n: int, world: i
     assert caught.value.fix is not None
     good = int(caught.value.fix.split("=")[1].split(",")[0])
     micro_batch(good, n, world, accumulation, "localizer.global_batch")
+
+
+def test_windows_are_divided_among_groups_of_ranks_that_share_them() -> None:
+    config = load(None, ["data.shards=x", "engine.window_ranks=2"])  # 32 frames, windows of 4
+    assert stage_batch(config, "localizer", 2) == (8, 8)
+    assert stage_batch(config, "localizer", 8) == (8, 2)
+    assert stage_batch(config, "classifier", 8) == (32, 4)
+    assert stage_batch(config, "classifier", 1) == (32, 32)
+    with pytest.raises(ConfigError, match="groups that share windows"):
+        stage_batch(config, "localizer", 3)

@@ -23,8 +23,10 @@ from colocam_dist.training.engine_state import EngineState, learned_buffers
 from colocam_dist.training.optimizer_step import LossModule, StepRunner
 from colocam_dist.training.signals import StopRequests
 
+STATISTICS = [f"model.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")]
 STAGES, WORLDS = (0, 1, 2, 3), (2, 1, 3)  # the first number of ranks makes the states that all put back
 BEFORE, AFTER, FRAMES = 3, 3, 6
+DECAY = 0.25  # the first three of six updates are still warming up
 
 
 class Batch(NamedTuple):
@@ -63,7 +65,7 @@ class Made(NamedTuple):
     module: Net
 
 
-def make(zero: int, workers: Workers, **engine: Any) -> Made:
+def make(zero: int, workers: Workers, ema_decay: float = DECAY, **engine: Any) -> Made:
     module = Net()
     if workers.world > 1 and engine.get("sync_batchnorm", True):
         synchronize_batch_norm(module)
@@ -72,7 +74,14 @@ def make(zero: int, workers: Workers, **engine: Any) -> Made:
     groups = [{"params": learning[:1]}, {"params": learning[1:], "lr": 0.02}]  # as the classifier has
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
     settings = Engine(zero_stage=zero, device="cpu", threads=1, **engine)
-    state = EngineState(module, module.model, zero_stage=zero, workers=workers, synchronized=settings.sync_batchnorm)
+    state = EngineState(
+        module,
+        module.model,
+        zero_stage=zero,
+        workers=workers,
+        synchronized=settings.sync_batchnorm,
+        ema_decay=ema_decay,
+    )
     state.engine = build_engine(module, optimizer, settings, workers, FRAMES // workers.world)
     return Made(state, StepRunner(state, module, settings, workers, StopRequests()), module)
 
@@ -130,6 +139,17 @@ def only(zero: int, workers: Workers, numbers: tuple[int, ...]) -> Any:
     return made.state.gather()
 
 
+def followed(zero: int, workers: Workers, **engine: Any) -> dict[str, Any]:
+    """What an average is made of, before and after each step, and the average in the end."""
+    made = make(zero, workers, **engine)
+    path = [made.state.gather()]
+    for number in range(BEFORE + 1):
+        steps(made, workers, range(number, number + 1))
+        path.append(made.state.gather())
+    scored = {name: tensor.clone() for name, tensor in made.state.evaluation_model().state_dict().items()}
+    return {"path": path, "scored": scored, "training": made.state.evaluation_model().training}
+
+
 def _work(rank: int, world: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -144,22 +164,25 @@ def _work(rank: int, world: int, port: int, folder: str) -> None:
             content = made.state.gather()
             if workers.is_main:
                 torch.save(content, place / f"content-{zero}.pt")
-            scored = made.state.evaluation_model()
-            weights = {name: tensor.clone() for name, tensor in scored.state_dict().items()}
             torch.manual_seed(7)
             losses = steps(made, workers, range(BEFORE, BEFORE + AFTER))
-            kept[f"whole-{zero}"] = {"losses": losses, "content": made.state.gather(), "weights": weights}
+            kept[f"whole-{zero}"] = {"losses": losses, "content": made.state.gather()}
+            plain = make(zero, workers, ema_decay=0.0)
+            steps(plain, workers, range(BEFORE))
+            kept[f"plain-{zero}"] = plain.state.evaluation_model().state_dict()
+            kept[f"followed-{zero}"] = followed(zero, workers)
         for zero in STAGES:
             for policy, phase in (("skip", "forward"), ("skip", "backward"), ("stop", "backward")):
                 kept[f"{policy}-{phase}-{zero}"] = not_finite(zero, policy, phase, workers)
             kept[f"two-{zero}"] = only(zero, workers, (0, 1))
             kept[f"four-{zero}"] = only(zero, workers, (0, 1, 3, 4))
-        made = make(0, workers, sync_batchnorm=False)
+        kept["followed-unsynchronized"] = followed(0, workers, sync_batchnorm=False)
+        made = make(0, workers, 0.0, sync_batchnorm=False)
         steps(made, workers, range(2))
         before = {name: buffer.clone() for name, buffer in learned_buffers(made.module).items()}
         scored = made.state.evaluation_model()
         kept["own"] = {"content": made.state.gather(), "scored": scored.state_dict(), "before": before}
-        other = make(2, workers, sync_batchnorm=False)
+        other = make(2, workers, 0.0, sync_batchnorm=False)
         other.state.put_back(kept["own"]["content"])
         kept["own"]["after"] = learned_buffers(other.module)
     workers.barrier()
@@ -196,6 +219,9 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert torch.equal(tensor, other[kind][name]), name
     for mine, its in zip(one["buffers"], other["buffers"], strict=True):
         assert all(torch.equal(mine[name], its[name]) for name in mine)
+    assert one["average"]["updates"] == other["average"]["updates"]
+    for name, tensor in one["average"]["tensors"].items():
+        assert torch.equal(tensor, other["average"]["tensors"][name]), name
 
 
 @pytest.mark.slow
@@ -221,15 +247,47 @@ def test_other_numbers_of_ranks_go_on_with_the_same_losses(results: Any, world: 
     for kind in ("weights", "momentum"):
         for tensor, other in zip(went_on["content"][kind].values(), reference["content"][kind].values(), strict=True):
             assert (tensor - other).norm() < 1e-5 * other.norm()
+    averages = (result["content"]["average"]["tensors"] for result in (went_on, reference))
+    for tensor, other in zip(*(average.values() for average in averages), strict=True):
+        assert (tensor - other).float().norm() <= 1e-5 * other.float().norm()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", STAGES)
 def test_the_model_to_score_has_the_present_weights_on_every_rank(results: Any, zero: int) -> None:
     for rank in results[WORLDS[0]]:
-        for name, tensor in rank[f"whole-{zero}"]["weights"].items():
-            reference = results[WORLDS[0]][0]["whole-0"]["weights"][name]
-            assert torch.equal(tensor, reference), name
+        for name, tensor in rank[f"plain-{zero}"].items():
+            assert torch.equal(tensor, results[WORLDS[0]][0]["plain-0"][name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [*STAGES, "unsynchronized"])
+def test_the_average_is_that_of_a_loop_by_hand_on_every_rank(results: Any, way: int | str) -> None:
+    here = [rank[f"followed-{way}"] for rank in results[WORLDS[0]]]
+    path = [
+        content["weights"] | {name: torch.stack([each[name] for each in content["buffers"]]) for name in STATISTICS}
+        for content in here[0]["path"]
+    ]
+    found = here[0]["path"][-1]["average"]
+    assert found["updates"] == BEFORE + 1
+    assert {f"model.{name}" for name in found["tensors"]} == path[0].keys()
+    for name, tensor in found["tensors"].items():
+        if name.endswith("num_batches_tracked"):
+            assert int(tensor) == BEFORE + 1
+            continue
+        values = [content[f"model.{name}"].double() for content in path]
+        if f"model.{name}" in STATISTICS:
+            assert way == "unsynchronized" or all(len(value) == 1 for value in values)
+            values = [value.mean(0) for value in values]
+        average = values[0]
+        for updates, value in enumerate(values[1:]):
+            decay = min(DECAY, (1 + updates) / (10 + updates))
+            average = decay * average + (1 - decay) * value
+        assert (tensor - average).norm() <= 1e-6 * average.norm(), name
+        assert (tensor - values[-1]).norm() > 1e-4 * average.norm(), "not the present weights"
+        for rank in here:
+            assert torch.equal(rank["scored"][name], tensor), name
+            assert not rank["training"]
 
 
 @pytest.mark.slow
@@ -302,6 +360,7 @@ def test_what_is_gathered_needs_no_pickle_and_is_no_view(alone: Made, tmp_path: 
     assert torch.equal(content["weights"]["model.3.bias"], before)
     alone.state.put_back(content)
     assert torch.equal(dict(alone.module.named_parameters())["model.3.bias"], before)
+    assert "average" not in content
 
 
 @pytest.mark.parametrize(
@@ -313,6 +372,7 @@ def test_what_is_gathered_needs_no_pickle_and_is_no_view(alone: Made, tmp_path: 
         ),
         (lambda content: content["weights"].update(x=torch.zeros(2)), r"x: \(2,\) in the checkpoint, absent here"),
         (lambda content: content.update(frozen_sha256="0"), "the frozen weights are others"),
+        (lambda content: content.update(average={}), "an average of the weights is kept either there or here"),
     ],
 )
 def test_the_state_of_another_model_is_refused(alone: Made, change: Any, told: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,12 +20,13 @@ from colocam_dist.distributed import Workers, connect
 from colocam_dist.losses import LocalizationLoss
 from colocam_dist.models import Classifier, Encoder, Localizer
 from colocam_dist.models.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
+from colocam_dist.training.batches import ranks_per_window
 from colocam_dist.training.classifier import ClassifierLoss, ClassifierStage
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.inputs import loss_settings
-from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage
+from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage, window_group
 
-STEPS, WINDOWS, FRAMES, SIDE = 4, 6, 3, 33
+STEPS, WINDOWS, FRAMES, SIDE = 4, 6, 4, 33
 SETTINGS = [
     "data.shards=x",
     "data.resize=40",
@@ -37,8 +38,25 @@ SETTINGS = [
     "localizer.loss.frame_crf={weight: 1.0e-5, sigma_xy: 20.0, backend: exact}",
     "localizer.loss.colocalization.weight=0.1",  # negative, so that with more the digits of the sum would cancel
 ]
-# (number of ranks, ZeRO stage, BatchNorm over all ranks)
-WAYS = [(1, 0, True), (2, 0, True), (2, 3, True), (2, 0, False), (3, 0, True)]
+
+
+class Way(NamedTuple):
+    """How it is trained."""
+
+    world: int
+    zero: int = 0
+    synchronized: bool = True  # BatchNorm over all ranks
+    option: str = "data.flip=true"  # one more setting
+    together: int = 1  # ranks that share each window
+
+
+PRESENCE = "localizer.presence={mode: weight, threshold: 0.25}"  # of three classes of an untrained classifier
+REFRESH = "localizer.seeds={refresh_epoch: 1, refresh_share: 0.5}"
+WAYS = [
+    *(Way(1), Way(2), Way(2, 3), Way(2, synchronized=False), Way(3)),
+    *(Way(world, option=option) for world in (1, 2, 3) for option in (PRESENCE, REFRESH)),
+    *(Way(2, together=2), Way(2, option=PRESENCE, together=2)),
+]
 
 
 class Tiny(Encoder):
@@ -62,7 +80,7 @@ def part(step: int, mine: slice) -> WindowBatch:
     generator = torch.Generator().manual_seed(step)
     coarse = torch.rand(WINDOWS * FRAMES, 3, 5, 5, generator=generator)
     images = (255 * nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")).byte()
-    valid_W = torch.tensor([3, 1, 0, 0, 2, 3]).roll(step)
+    valid_W = torch.tensor([4, 1, 0, 0, 2, 3]).roll(step)
     return WindowBatch(
         images.unflatten(0, (WINDOWS, FRAMES))[mine],
         (torch.arange(FRAMES) < valid_W[:, None])[mine],
@@ -84,15 +102,17 @@ def train(stage: str, config: Config, workers: Workers) -> dict[str, Any]:
         model = Localizer(model)
     if config.engine.sync_batchnorm:
         synchronize_batch_norm(model)
-    loss = LocalizationLoss(loss_settings(config))
+    together = ranks_per_window(config, stage)
+    loss = LocalizationLoss(loss_settings(config), window_group(workers, together))
     module = LocalizerLoss(model, loss, config, workers) if stage == "localizer" else ClassifierLoss(model, workers)
     learning = [p for p in model.parameters() if p.requires_grad]
-    share = WINDOWS // workers.world
+    share = WINDOWS // (workers.world // together)
+    number, frames = divmod(workers.rank, together)
     optimizer = torch.optim.SGD(learning, lr=0.05, momentum=0.9)
     engine = build_engine(module.train(), optimizer, config.engine, workers, share)
     reported = []
     for step in range(STEPS):
-        value = engine(part(step, slice(workers.rank * share, (workers.rank + 1) * share)))
+        value = engine(part(step, slice(number * share, (number + 1) * share)).part(frames, together))
         values = {"loss": value.detach(), **module.terms}
         reported.append({name: workers.sum(each.clone()).item() / workers.world for name, each in values.items()})
         engine.backward(value)
@@ -109,9 +129,11 @@ def _work(rank: int, world: int, port: int, folder: str) -> None:
     workers = connect(load(None, SETTINGS).engine)
     results = {}
     for way in WAYS:
-        if way[0] == world:
-            config = load(None, [*SETTINGS, f"engine.zero_stage={way[1]}", f"engine.sync_batchnorm={way[2]}"])
-            results[way] = {stage: train(stage, config, workers) for stage in ("classifier", "localizer")}
+        if way.world == world:
+            engine = [f"engine.zero_stage={way.zero}", f"engine.sync_batchnorm={way.synchronized}"]
+            engine.append(f"engine.window_ranks={way.together}")
+            config = load(None, [*SETTINGS, *engine, way.option])
+            results[tuple(way)] = {stage: train(stage, config, workers) for stage in ("classifier", "localizer")}
     torch.save(results, f"{folder}/{world}.{rank}.pt")
     workers.close()
 
@@ -123,28 +145,31 @@ def largest_difference(got: list[dict[str, float]], want: list[dict[str, float]]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_losses_and_weights_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
-    results: dict[Any, Any] = {}
+    results: dict[Way, Any] = {}
     for world in (1, 2, 3):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         mp.start_processes(_work, (world, port, str(tmp_path)), nprocs=world, start_method="spawn")
         ranks = [torch.load(tmp_path / f"{world}.{rank}.pt") for rank in range(world)]
-        for way, stages in ranks[0].items():
+        for key, stages in ranks[0].items():
+            way = Way(*key)
+            results[way] = stages
             for stage, result in stages.items():
-                assert all(rank[way][stage]["reported"] == result["reported"] for rank in ranks)
-                if way[2]:
+                assert all(rank[key][stage]["reported"] == result["reported"] for rank in ranks)
+                if way.synchronized:
                     state = result["state"]
                     assert all(
-                        torch.equal(rank[way][stage]["state"][name], state[name]) for rank in ranks for name in state
+                        torch.equal(rank[key][stage]["state"][name], state[name]) for rank in ranks for name in state
                     )
-        results |= ranks[0]
-    whole = results.pop(WAYS[0])
-    for (*_, synchronized), stages in results.items():
-        for stage, want in whole.items():
+    options = {way.option: stages["localizer"]["reported"] for way, stages in results.items() if way.world == 1}
+    assert len({str(reported) for reported in options.values()}) == len(options), "each option changes something"
+    for way, stages in results.items():
+        for stage, want in results[Way(1, option=way.option)].items():
             error = largest_difference(stages[stage]["reported"], want["reported"])
-            if not synchronized:
+            if not way.synchronized:
                 assert error > 0.01
                 continue
             assert error < 1e-6

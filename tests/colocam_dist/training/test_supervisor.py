@@ -130,6 +130,8 @@ def test_memory_that_is_never_enough_ends_the_run(fake_ranks: Any) -> None:
         (["run.stages=[classifier]"], 2, [2, 4, 8, 16]),
         (["engine.accumulation=4"], 2, []),
         (["localizer.global_batch=24"], 2, []),
+        (["engine.window_ranks=2"], 2, [2, 4, 8]),
+        (["engine.window_ranks=2"], 4, [2, 4]),
         (["localizer.global_batch=24", "classifier.from_run=other", "data.n_frames=2"], 1, [2, 4]),
         (["run.stages=[evaluate]"], 1, []),
     ],
