@@ -13,7 +13,7 @@ from colocam_dist.config import load
 from colocam_dist.distributed import Workers
 from colocam_dist.losses import LocalizationLoss
 from colocam_dist.models import Classifier, Localizer
-from colocam_dist.seeds import pixel_noise, sample_seeds
+from colocam_dist.seeds import SeedDraw, pixel_noise, sample_seeds
 from colocam_dist.training import localizer
 from colocam_dist.training.inputs import loss_settings, seed_settings
 from colocam_dist.training.localizer import LocalizerLoss
@@ -35,12 +35,18 @@ def drawn(module: LocalizerLoss, monkeypatch: pytest.MonkeyPatch) -> tuple[Tenso
     """The maps of one forward pass that seeds were drawn from, and the seeds."""
     kept = []
 
-    def note(maps: Tensor, *rest: Any, **more: Any) -> Tensor:
-        kept.append((maps, sample_seeds(maps, *rest, **more)))
-        return kept[-1][1]
+    class Noted(SeedDraw):
+        def __init__(self, maps: Tensor, *rest: Any) -> None:
+            super().__init__(maps, *rest)
+            self.maps = maps
 
-    monkeypatch.setattr(localizer, "sample_seeds", note)
+        def labels(self) -> Tensor:
+            kept.append((self.maps, super().labels()))
+            return kept[-1][1]
+
+    monkeypatch.setattr(localizer, "SeedDraw", Noted)
     assert module(BATCH).requires_grad
+    assert len(kept) == 1
     return kept[0]
 
 
@@ -122,3 +128,29 @@ def test_presence_reaches_the_loss_and_is_reported() -> None:
     assert loss.item() == plain(batch).item(), "as if the frames had been masked by the reader"
     assert loss.item() != plain(BATCH).item()
     assert "frames_kept" not in plain.terms
+
+
+def test_a_smaller_map_meets_means_of_pixels_and_of_cams(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = made()
+    module.model.map_stride = 2
+    images = []
+    forward = module.loss.forward
+
+    def note(logits: Tensor, pixels: Tensor, *rest: Any) -> Any:
+        images.append((logits, pixels))
+        return forward(logits, pixels, *rest)
+
+    monkeypatch.setattr(module.loss, "forward", note)
+    maps, seeds = drawn(module, monkeypatch)
+    logits, pixels = images[0]
+    small = SIDE // 2
+    assert maps.shape[1:] == seeds.shape[1:] == logits.shape[3:] == pixels.shape[3:] == (small, small)
+    for size, found, whole in (
+        (1e-6, maps, archived()),
+        (0.5, pixels.flatten(0, 1).double(), BATCH.images_WNCHW.flatten(0, 1)),
+    ):
+        squares = [
+            whole[..., row : 2 * small : 2, column : 2 * small : 2].double() for row in (0, 1) for column in (0, 1)
+        ]
+        assert (found.double() - sum(squares) / 4).abs().max() <= size
+    assert pixels.dtype == torch.uint8
