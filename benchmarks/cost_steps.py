@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from colocam_dist.cams import build_cam_method
 from colocam_dist.config import Config, load
 from colocam_dist.data.batch import WindowBatch
 from colocam_dist.distributed import Workers
-from colocam_dist.inference.score import layercam_maps, localizer_maps
+from colocam_dist.inference.score import cam_maps, localizer_maps
 from colocam_dist.losses import LocalizationLoss
 from colocam_dist.models import Classifier, Localizer
 from colocam_dist.models.encoders import build_encoder
@@ -158,11 +159,12 @@ class Step:
         module, progress = self.module, self._workers.progress
         handles: list[Any] = []
 
-        def network_(images_BCHW: Tensor) -> Tensor:
+        def network_(images_BCHW: Tensor, *more: Any) -> Any:
             laps("seeds, begin" if self.method == "localizer" else "batch to the device")
-            output = type(module).network(module, images_BCHW)
+            output = type(module).network(module, images_BCHW, *more)
             laps("decoder" if self.method == "localizer" and module.compiled is None else "network, forward")
-            output.register_hook(lambda _: laps("losses, backward"))
+            logits = output if isinstance(output, Tensor) else output.map_logits_B2HW
+            logits.register_hook(lambda _: laps("losses, backward"))
             return output
 
         module.network = network_  # type: ignore[method-assign]
@@ -236,7 +238,7 @@ class Inference:
         if config.engine.compile != "none":
             mode = None if config.engine.compile == "default" else config.engine.compile
             model.compile(dynamic=False, mode=mode)
-        self._maps = localizer_maps(run) if method == "localizer" else layercam_maps(run)
+        self._maps = localizer_maps(run) if method == "localizer" else cam_maps(run, build_cam_method("layercam"))
         self._images_BCHW = frames_of(case, batch).to(case.device)
         self._labels_B = torch.arange(batch, device=case.device) % CLASSES
         self._device, self.batch = case.device, batch

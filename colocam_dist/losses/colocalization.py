@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from colocam_dist.errors import ConfigError
 from colocam_dist.kernels import color_affinity
 from colocam_dist.losses.counts import MIN_FRAMES
 from colocam_dist.losses.term import TermSettings, counting, mean_where
@@ -26,12 +27,17 @@ class ColocalizationSettings(TermSettings):
     Attributes:
         weight: the paper's lambda_c.
         mode: ``adaptive`` divides each window's value by its own magnitude, held constant for the gradient;
-            ``constant`` only multiplies by ``weight`` (values grow with the square of the number of pixels).
+            ``constant`` only multiplies by ``weight`` (values grow with the square of the number of pixels);
+            ``normalized_cut`` divides the cut between foreground and background by the affinities of each side with
+            everything (Shi and Malik 2000; as a loss Tang et al. 2018), in [0, 2] whatever the number of pixels: 0 for
+            regions that share no color, 1 for any constant map above ``paper_floor``, which therefore is no minimum. It
+            takes two filters.
         normalizer: the form of the value, which matters for ``adaptive``. ``published``: R - 1'W1 =
             -sum_r S_r' W S_r, as in the public code; its magnitude stays in [1/2, 1] of 1'W1. ``paper``: R itself,
             Eq. 4, which goes to 0 as maps become consistent or constant, so that the gradient grows without bound; it
             starts 4 to 6 times stronger than the form that published weights were tuned with.
-        paper_floor: smallest divisor of the ``paper`` normalizer, as a share of 1'W1 (R itself is at most 1/2 of it).
+        paper_floor: smallest divisor of the ``paper`` normalizer, as a share of 1'W1 (R itself is at most 1/2 of it),
+            and of the normalized cut.
             Below the floor the loss value falls under ``weight`` and the gradient stays bounded. 0 = Eq. 5 to the
             letter, which is 0/0 for a map that is exactly constant at 0 or 1.
         sigma_rgb: width of the color kernel, in steps of 0..255.
@@ -51,8 +57,8 @@ class ColocalizationSettings(TermSettings):
         super().__post_init__()
         if self.mode not in ("adaptive", "constant", "normalized_cut") or self.normalizer not in ("published", "paper"):
             raise ValueError(
-                "ColocalizationSettings: wanted mode adaptive or constant and normalizer published or paper, "
-                f"got {self.mode!r} and {self.normalizer!r}"
+                "ColocalizationSettings: wanted mode adaptive, constant or normalized_cut and normalizer published or "
+                f"paper, got {self.mode!r} and {self.normalizer!r}"
             )
         if not (self.sigma_rgb > 0.0 and 0.0 <= self.paper_floor <= 0.5 and self.ramp_steps >= 0):
             raise ValueError(
@@ -73,6 +79,13 @@ class Colocalization(nn.Module):
 
     def __init__(self, settings: ColocalizationSettings, group: WindowGroup | None = None) -> None:
         super().__init__()
+        if group is not None and settings.mode == "normalized_cut":
+            raise ConfigError(
+                "the normalized cut needs its windows whole",
+                where="localizer.loss.colocalization.mode",
+                got="normalized_cut with engine.window_ranks above 1",
+                fix="set engine.window_ranks=1, or mode=adaptive",
+            )
         self.settings = settings
         self.group = group
 
@@ -89,19 +102,6 @@ class Colocalization(nn.Module):
                 f"Colocalization: ramp_steps={self.settings.ramp_steps} needs the optimizer step, got None"
             )
         return min(1.0, (step + 1) / self.settings.ramp_steps)
-
-    def _cut_weights(self, fg_WNHW, images_WNCHW, mask_WN, value_W, total_W):
-        half_W, _ = color_affinity(
-            fg_WNHW.float() / 2,
-            images_WNCHW,
-            sigma_rgb=self.settings.sigma_rgb,
-            backend=self.settings.backend,
-            mask=mask_WN,
-            validate=False,
-        )
-        fg_W = 2 * half_W - value_W / 2
-        floor_W = (1e-6 * total_W).clamp(min=1.0)
-        return (1 / torch.maximum(fg_W, floor_W) + 1 / torch.maximum(total_W - fg_W, floor_W)) / 2
 
     def forward(
         self,
@@ -140,11 +140,10 @@ class Colocalization(nn.Module):
             averaged=self.group is not None,
             validate=False,  # the training loop decides what to do with a loss that is not finite
         )
+        loss_W = value_W - total_W if settings.normalizer == "published" else value_W
         if settings.mode == "normalized_cut":
-            loss_W = value_W * self._cut_weights(fg_WNHW, images_WNCHW, mask_WN & counts_W[:, None], value_W, total_W)
-        else:
-            loss_W = value_W - total_W if settings.normalizer == "published" else value_W
-        if settings.mode == "adaptive":
+            loss_W = self._normalized_cut(fg_WNHW, images_WNCHW, mask_WN & counts_W[:, None], value_W, total_W)
+        elif settings.mode == "adaptive":
             size_W = loss_W.detach().abs()
             if settings.normalizer == "paper":
                 size_W = torch.maximum(size_W, settings.paper_floor * total_W)
@@ -153,3 +152,21 @@ class Colocalization(nn.Module):
         disagreement = mean_where(value_W.detach() / total_W.masked_fill(~counts_W, 1.0), counts_W, count)
         loss = settings.weight * self.ramp(step) * mean_where(loss_W, counts_W, count)
         return (loss, disagreement) if self.group is None else (loss / self.group.size, disagreement / self.group.size)
+
+    def _normalized_cut(
+        self, fg_WNHW: Tensor, images_WNCHW: Tensor, mask_WN: Tensor, value_W: Tensor, total_W: Tensor
+    ) -> Tensor:
+        """``S'W(1 - S) / S'W1 + S'W(1 - S) / (1 - S)'W1``, in [0, 2]; 0 for windows that do not count."""
+        settings = self.settings
+        # The value is R(S) = 2 (S'W1 - S'WS), so 4 R(S / 2) - R(S) = 2 S'W1: the degrees need no operator of their own.
+        half_W, _ = color_affinity(
+            fg_WNHW.float() / 2,
+            images_WNCHW,
+            sigma_rgb=settings.sigma_rgb,
+            backend=settings.backend,
+            mask=mask_WN,
+            validate=False,
+        )
+        fg_W = 2 * half_W - value_W / 2
+        least_W = (settings.paper_floor * total_W).clamp(min=torch.finfo(torch.float32).tiny)
+        return value_W / 2 * sum(torch.maximum(side_W, least_W).reciprocal() for side_W in (fg_W, total_W - fg_W))

@@ -52,6 +52,43 @@ def test_constant_mode(example, dense, normalizer):
     check_gradient(example, truth)
 
 
+def test_normalized_cut(example, dense):
+    loss, _ = Colocalization(ColocalizationSettings(weight=0.7, mode="normalized_cut"))(
+        example.fg, example.images, example.mask
+    )
+    (2.5 * loss).backward()
+    fg = example.logits.detach().double().softmax(2)[:, :, 1].requires_grad_()
+    truth = torch.zeros((), dtype=torch.float64)
+    for w, frames, W in windows(example, dense):
+        s = fg[w, frames].flatten()
+        cut, degrees = s @ W @ (1 - s), W.sum(1)
+        truth = truth + 0.7 / 2 * (cut / (s @ degrees) + cut / ((1 - s) @ degrees))
+    assert loss.item() == pytest.approx(truth.item(), rel=RTOL)
+    (2.5 * truth).backward()
+    check_gradient(example, fg.grad * (fg * (1 - fg)).detach())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_a_constant_map_is_no_minimum_of_the_normalized_cut(example, value):
+    fg = torch.full((1, 3, 9, 7), value, requires_grad=True)
+    settings = ColocalizationSettings(weight=1.0, mode="normalized_cut")
+    loss, _ = Colocalization(settings)(fg, example.images[:1], torch.ones(1, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0 if 0 < value < 1 else 0.0, abs=1e-5)
+    assert fg.grad.isfinite().all()
+
+
+def test_the_normalized_cut_is_zero_for_regions_that_share_no_color(example):
+    images = torch.zeros(1, 2, 3, 9, 7, dtype=torch.uint8)
+    images[..., :4, :] = 255
+    fg = (images[:, :, 0] > 0).float()
+    settings = ColocalizationSettings(weight=1.0, mode="normalized_cut")
+    assert Colocalization(settings)(fg, images, torch.ones(1, 2).bool())[0].item() == pytest.approx(0.0, abs=1e-6)
+    assert Colocalization(settings)(fg.flip(3), images, torch.ones(1, 2).bool())[0].item() == 0.0
+    half = torch.cat([fg, 1 - fg], 1)[:, ::2]  # the two frames disagree about which color is foreground
+    assert Colocalization(settings)(half, images, torch.ones(1, 2).bool())[0].item() == pytest.approx(1.0, abs=1e-4)
+
+
 def test_paper_normalizer_pushes_stronger_by_the_ratio_of_the_two_values(example, dense):
     gradients = {}
     for normalizer, sign in (("published", -1), ("paper", 1)):
@@ -109,13 +146,11 @@ def test_masked_frames_and_single_frame_windows_equal_removal(example):
 
 
 @pytest.mark.parametrize("valid", [0, 1])
-@pytest.mark.parametrize("normalizer", ["published", "paper"])
-def test_no_window_with_two_frames(example, valid, normalizer):
+@pytest.mark.parametrize("form", [{"normalizer": "published"}, {"normalizer": "paper"}, {"mode": "normalized_cut"}])
+def test_no_window_with_two_frames(example, valid, form):
     mask = torch.zeros_like(example.mask)
     mask[:, :valid] = True
-    loss, share = Colocalization(ColocalizationSettings(normalizer=normalizer, paper_floor=0.0))(
-        example.fg, example.images, mask
-    )
+    loss, share = Colocalization(ColocalizationSettings(**form, paper_floor=0.0))(example.fg, example.images, mask)
     loss.backward()
     assert (loss.item(), share.item()) == (0.0, 0.0)
     assert example.logits.grad.eq(0).all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from colocam_dist.cams.gradients import class_gradients
 from colocam_dist.cams.layercam import layercam
 from colocam_dist.errors import WeightsError
 from colocam_dist.models.encoders import build_encoder
@@ -238,6 +239,7 @@ def test_layercam_is_its_own_definition(images):
     classifier.head(cams_layer)[torch.arange(2), labels_B].sum().backward()
     assert cams_layer.grad is not None
     want_Bhw = (cams_layer.grad.relu() * cams_layer).sum(1).relu().detach()
-    got_Bhw = layercam(cams_layer.detach(), classifier.head.weight, labels_B, normalize=False)
+    features_BChw = cams_layer.detach()
+    got_Bhw = layercam(features_BChw, class_gradients(classifier.head, features_BChw, labels_B))
     assert want_Bhw.amax() > 0
     torch.testing.assert_close(got_Bhw.double(), want_Bhw, rtol=1e-5, atol=1e-8)
