@@ -20,6 +20,8 @@ from colocam_dist.evaluation.boxes import box_at
 from colocam_dist.evaluation.corloc import best_threshold, corloc
 from colocam_dist.inference.load import load_classifier, load_localizer
 from colocam_dist.inference.method import Method
+from colocam_dist.inference.past_paper import Entry, PastPaper, smoothed_thresholds
+from colocam_dist.inference.past_paper_tables import past_paper_tables
 from colocam_dist.inference.score import MapMaker, Scorer, layercam_maps, localizer_maps
 from colocam_dist.inference.summary_page import write_summary
 from colocam_dist.runs.folder import RunFolder
@@ -50,10 +52,13 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
         else folder.path / "evaluations" / f"{location_name(config.data.shards)}-{config.data.split}"
     )
     thresholds = _validation_thresholds(own, folder, workers, classes)
+    models = _models(own, folder, classes)
+    smoothed = smoothed_thresholds(models, own, config.evaluation, folder, workers, classes)
     scorer = Scorer(index, config, workers, config.evaluation.thresholds, classes=classes)
+    past = PastPaper(scorer, config, classes)
     methods = []
-    for name, (model, maps) in _models(own, folder, classes).items():
-        scores = scorer.score(model, maps)
+    for name, (model, maps) in models.items():
+        scores = past.score(name, model, maps, thresholds[name], smoothed.get(name))
         result = corloc(
             scores,
             classes,
@@ -65,12 +70,13 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
         seconds = _seconds_per_frame(model, maps, scorer, thresholds[name])
         methods.append(Method(name, model, maps, scores, result, seconds))
     if workers.is_main:
+        entries = [entry for m in methods for entry in past.entries(m.name, m.result, m.seconds_per_frame)]
         target.mkdir(parents=True, exist_ok=True)
-        RunFolder(target).write_json("metrics.json", _metrics(methods, classes, config))
-        write_summary(target / "report.html", methods, scorer, config, folder)
-        for method in methods:
-            rules = "  ".join(f"{rule} {value:.1f}" for rule, value in method.result.corloc.items())
-            log.info("%s on %s: CorLoc %s", method.name, config.data.split, rules)
+        RunFolder(target).write_json("metrics.json", _metrics(methods[-1].name, entries, classes, config))
+        write_summary(target / "report.html", methods, scorer, config, folder, tables=past_paper_tables(entries))
+        for entry in entries:
+            rules = entry.to_dict().get("corloc", {}).items()
+            log.info("%s on %s: CorLoc %s", entry.name, config.data.split, "  ".join(f"{r} {v:.1f}" for r, v in rules))
     workers.barrier()
     return target
 
@@ -135,12 +141,12 @@ def _seconds_per_frame(model: nn.Module, maps: MapMaker, scorer: Scorer, thresho
     return (time.perf_counter() - started) / sum(len(labels_B) for _, labels_B in batches)
 
 
-def _metrics(methods: list[Method], classes: tuple[str, ...], config: Config) -> dict[str, Any]:
-    """The content of ``metrics.json``: the last method's figures on top, every method's below ``methods``."""
-    by_name = {m.name: {**m.result.to_dict(), "seconds_per_frame": m.seconds_per_frame} for m in methods}
+def _metrics(main: str, entries: list[Entry], classes: tuple[str, ...], config: Config) -> dict[str, Any]:
+    """The content of ``metrics.json``: the figures of the method `main` on top, those of all below ``methods``."""
+    by_name = {entry.name: entry.to_dict() for entry in entries}
     return {
-        **by_name[methods[-1].name],
-        "method": methods[-1].name,
+        **by_name[main],
+        "method": main,
         "methods": by_name,
         "classes": list(classes),
         "split": config.data.split,
