@@ -66,7 +66,7 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """json-able; without the figures that do not apply."""
         figures: dict[str, Any] = {} if self.result is None else self.result.to_dict()
-        if not self.oracles:
+        if self.result is not None and not self.oracles:
             for name in ("corloc", "micro", "intervals", "top1", "thresholds"):
                 figures[name] = {rule: value for rule, value in figures[name].items() if rule not in ORACLES}
             for scores in figures["per_class"].values():
@@ -243,7 +243,7 @@ def smoothed_thresholds(
         for name in missing:
             scores = score_ways(scorer, *models[name], {name: way}, frames_F, cut=settings.cut)[name].scores
             threshold, value = best_threshold(scores, own.evaluation.iou)
-            facts["maps"] = {"threshold": threshold, "corloc": value, **wanted}
+            facts[f"{name}+maps"] = {"threshold": threshold, "corloc": value, **wanted}
         if workers.is_main:
             folder.write_json("validation.json", facts)
     return {name: facts[f"{name}+maps"]["threshold"] for name in models}

@@ -72,10 +72,12 @@ def color_histograms(images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
     Args:
         images_NCHW: uint8 ``[N, 3, H, W]``.
     """
-    levels_NCP = images_NCHW[:, :, ::_STRIDE, ::_STRIDE].reshape(*images_NCHW.shape[:2], -1) // (256 // _LEVELS)
-    bins_NP = (levels_NCP[:, 0].astype(np.int64) * _LEVELS + levels_NCP[:, 1]) * _LEVELS + levels_NCP[:, 2]
-    counts = [np.bincount(bins_P, minlength=_LEVELS**3) for bins_P in bins_NP]
-    return (np.array(counts, np.float32) / max(1, bins_NP.shape[1])).reshape(-1, _LEVELS**3)
+    counts_NB = np.zeros((len(images_NCHW), _LEVELS**3), np.float32)
+    for counts_B, image_CHW in zip(counts_NB, images_NCHW[:, :, ::_STRIDE, ::_STRIDE], strict=True):
+        red, green, blue = (image_CHW // (256 // _LEVELS)).reshape(3, -1).astype(np.int64)
+        bins_P = (red * _LEVELS + green) * _LEVELS + blue
+        counts_B[:] = np.bincount(bins_P, minlength=_LEVELS**3) / len(bins_P)
+    return counts_NB
 
 
 def frame_numbers(names: Sequence[str]) -> NDArray[np.int64]:

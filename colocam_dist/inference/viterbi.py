@@ -3,12 +3,14 @@
 Candidates of a frame are the boxes of all contours of its map at several thresholds. With b_t the box chosen in frame
 t, n_t its number in the video and m_t its map, the path minimizes
 
-    E = sum_t [1 - fit(b_t, m_t) + prior |tau(b_t) - tau|]  +  pairwise * sum_t change(b_t-1, b_t) / (n_t - n_t-1)
+    E = sum_t [1 - fit(b_t, m_t) + prior |tau(b_t) - tau|]  +  pairwise * sum_t change(b_t-1, b_t)^2 / (n_t - n_t-1)
 
 - fit: the correlation of the map with the picture that is 1 in the box and 0 elsewhere. Its square is the share of the
   map's variance that a box explains, so a box that cuts through the blob loses as well as one that is too wide.
 - tau(b): the threshold at which the box was found; tau: the validation threshold.
 - change: 1 - IoU + center * (distance of the centers) / (the mean of the diagonals) + scale * |ln of the areas' ratio|.
+  It is squared because objects move: ten small changes must cost less than one jump. Without that the cheapest path
+  prefers large boxes, which overlap themselves more.
 
 The second sum is over neighbors of one segment (no cut between them) and is the smaller the more frames lie between
 them. The minimum is exact, by dynamic programming (Viterbi, 1967) in O(T k^2) for T frames of k candidates.
@@ -120,14 +122,14 @@ def box_fit(map_HW: NDArray[np.float32], boxes_k4: NDArray[Any]) -> Floats:
 
 
 def transitions(before_j4: NDArray[Any], after_k4: NDArray[Any], rule: Viterbi) -> Floats:
-    """The term ``pairwise * change`` for every pair of boxes of two neighbors one frame apart, float64 ``[j, k]``."""
+    """The term ``pairwise * change^2`` for every pair of boxes of two neighbors one frame apart, float64 ``[j, k]``."""
     a, b = before_j4[:, None].astype(np.float64), after_k4[None].astype(np.float64)
     change = 1.0 - iou_inclusive(before_j4, after_k4)
     centers = [(box[..., :2] + box[..., 2:]) / 2.0 for box in (a, b)]
     diagonals = [np.hypot(*np.moveaxis(box[..., 2:] - box[..., :2] + 1.0, -1, 0)) for box in (a, b)]
     change += rule.center * np.hypot(*np.moveaxis(centers[0] - centers[1], -1, 0)) / (sum(diagonals) / 2.0)
     change += rule.scale * np.abs(np.log(_areas(before_j4))[:, None] - np.log(_areas(after_k4))[None])
-    return rule.pairwise * change
+    return rule.pairwise * change**2
 
 
 def cheapest_path(costs: Sequence[Floats], moves: Sequence[Floats]) -> NDArray[np.int64]:
