@@ -75,8 +75,7 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
         RunFolder(target).write_json("metrics.json", _metrics(methods[-1].name, entries, classes, config))
         write_summary(target / "report.html", methods, scorer, config, folder, tables=past_paper_tables(entries))
         for entry in entries:
-            rules = entry.to_dict().get("corloc", {}).items()
-            log.info("%s on %s: CorLoc %s", entry.name, config.data.split, "  ".join(f"{r} {v:.1f}" for r, v in rules))
+            log.info("%s on %s: %s", entry.name, config.data.split, entry.summary())
     workers.barrier()
     return target
 

@@ -63,6 +63,14 @@ class Entry:
         """Under which its figures stand, for example "localizer+viterbi"."""
         return f"{self.method}+{self.way}" if self.way else self.method
 
+    def summary(self) -> str:
+        """Its figures in a line."""
+        if self.result is None:
+            figures = "  ".join(f"{group} frames {scores.f1:.1f}" for group, scores in self.instances.items())
+            return f"F1 {figures}"
+        rules = self.result.corloc.items() if self.oracles else [("validation", self.result.corloc["validation"])]
+        return "CorLoc " + "  ".join(f"{rule} {value:.1f}" for rule, value in rules)
+
     def to_dict(self) -> dict[str, Any]:
         """json-able; without the figures that do not apply."""
         figures: dict[str, Any] = {} if self.result is None else self.result.to_dict()
