@@ -59,7 +59,7 @@ class Evaluation(Section):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     batch: Positive = 32
     smoothing: Literal["none", "maps", "viterbi"] = "none"
-    cut: Share = 0.3  # similarity of colors of neighboring frames below which smoothing stops; 0 = never
+    cut: Share = 0.6  # similarity of colors of neighboring frames below which smoothing stops; 0 = never
     maps: MapSmoothing = MapSmoothing()
     viterbi: Viterbi = Viterbi()
     boxes: Literal["largest", "all"] = "largest"

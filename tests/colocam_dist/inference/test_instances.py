@@ -106,7 +106,8 @@ def test_three_levels_of_passes() -> None:
         sorted({int(x) for x in np.flatnonzero(part.any(0))[[0, -1]]}) for part in divide_region(whole, height, 0.25)
     ]
     assert sorted(ends) == [[0, 7], [8, 13], [14, 20]]
-    assert len(divide_region(whole, height, 0.45)) == 2
+    assert len(divide_region(whole, height, 9 / 32)) == 3, "as far as the left one stands out of the middle one"
+    assert len(divide_region(whole, height, 10 / 32)) == 2
     assert len(divide_region(whole, height, 0.9)) == 1
 
 

@@ -52,6 +52,8 @@ def test_a_cut_lies_where_colors_have_little_in_common() -> None:
     assert make_timeline(numbers, histograms, 0.5).segments_T.tolist() == [0, 0, 1, 1, 1]
     assert make_timeline(numbers, histograms, 0.7).segments_T.tolist() == [0, 0, 1, 2, 2]
     assert make_timeline(numbers, histograms, 0.0).segments_T.tolist() == [0] * 5
+    disjoint = histograms[[0, 4]]
+    assert make_timeline(numbers[:2], disjoint, 0.0).segments_T.tolist() == [0, 0], "0 looks for no cuts"
     assert make_timeline(numbers).segments_T.tolist() == [0] * 5
     assert len(make_timeline(numbers)) == 5
     assert len(make_timeline(numbers[:0], histograms[:0], 0.5)) == 0

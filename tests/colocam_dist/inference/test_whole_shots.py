@@ -10,6 +10,7 @@ import pytest
 
 from colocam_dist.config.evaluation import Evaluation, Instances, MapSmoothing, Viterbi
 from colocam_dist.evaluation.boxes import box_at
+from colocam_dist.evaluation.instances import count_matches
 from colocam_dist.evaluation.iou import iou_inclusive
 from colocam_dist.inference.score import Scorer
 from colocam_dist.inference.shots import each_shot, frames_of_shots
@@ -19,6 +20,7 @@ from colocam_dist.inference.whole_shots import WayScores, score_ways
 
 OnRanks = Callable[[int, Callable[[Any], Any]], list[Any]]
 TAU = 0.5
+IOU = 0.1  # maps of colors know nothing of boxes
 RULE = Viterbi(pairwise=2.0, prior=0.5, levels=5)
 SEVERAL = Instances(min_area=0.01)
 
@@ -36,7 +38,7 @@ def ways(scorer: Scorer) -> dict[str, Way]:
 def score(make_scorer: Callable[..., Scorer], on_ranks: OnRanks, colors: Any) -> Callable[[int], Any]:
     def on(world: int) -> list[tuple[Scorer, dict[str, WayScores]]]:
         def rank(workers: Any) -> tuple[Scorer, dict[str, WayScores]]:
-            scorer = make_scorer(workers)
+            scorer = make_scorer(workers, f"evaluation.iou={IOU}")
             frames = frames_of_shots(scorer.index, scorer.frames)
             return scorer, score_ways(scorer, colors, colors, ways(scorer), frames, cut=0.05)
 
@@ -82,6 +84,13 @@ def test_boxes_and_scores_are_those_of_the_functions_for_clips(score: Callable[[
     counted = [len(boxes.boxes_k4) for boxes, is_labelled in zip(several, labelled, strict=True) if is_labelled]
     assert found["all"].counts.boxes_F.tolist() == counted
     assert max(counted) > 1
+    chosen = [boxes for boxes, is_labelled in zip(several, labelled, strict=True) if is_labelled]
+    matches = [
+        count_matches(boxes.boxes_k4, scorer.truth(frame), IOU)
+        for boxes, frame in zip(chosen, scorer.frames.tolist(), strict=True)
+    ]
+    assert found["all"].counts.found_F.tolist() == matches
+    assert sum(matches) > sum(found[""].counts.found_F)
     assert found["all"].scores.iou_FT.shape == (13, 0), "CorLoc does not apply"
     assert found[""].counts.boxes_F.tolist() == [1] * 13
     assert set(found[""].counts.truth_F.tolist()) == {1, 2}
