@@ -65,13 +65,14 @@ class FrameFolder:
         size: tuple[int, int] = (53, 41),
         boxes_per_frame: int = 0,
         seed: int = 0,
+        apart: int = 1,
     ) -> None:
-        """Add the shot "class/video/shot" with frames of (width, height) pixels."""
+        """Add the shot "class/video/shot" with frames of (width, height) pixels, whose numbers are `apart`."""
         folder = self.root / shot
         folder.mkdir(parents=True)
         width, height = size
         for frame in range(n_frames):
-            path = folder / f"{frame:05d}.jpg"
+            path = folder / f"{apart * frame:05d}.jpg"
             path.write_bytes(jpeg_of(smooth_picture(1000 * seed + frame, width, height)))
             name = path.relative_to(self.root).as_posix()
             self.frames.append((split, name, shot.split("/")[0], width, height))

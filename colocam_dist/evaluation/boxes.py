@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["all_boxes_over_thresholds", "box_at", "boxes_over_thresholds", "threshold_grid"]
+__all__ = ["above_threshold", "all_boxes_over_thresholds", "box_at", "boxes_over_thresholds", "threshold_grid"]
 
 Map = NDArray[np.float32]
 Boxes = NDArray[np.int16]
@@ -67,6 +67,12 @@ def all_boxes_over_thresholds(map_HW: Map, thresholds: NDArray[np.float64]) -> l
 def box_at(map_HW: Map, threshold: float) -> NDArray[np.int16]:
     """The box of the largest contour at one threshold, int16 ``[4]``; see :func:`boxes_over_thresholds`."""
     return boxes_over_thresholds(map_HW, np.array([threshold]))[0]
+
+
+def above_threshold(map_HW: Map, threshold: float) -> NDArray[np.bool_]:
+    """The pixels that exceed one threshold, bool ``[H, W]``; see :func:`boxes_over_thresholds`."""
+    grey, cuts, _ = _cuts(map_HW, np.array([threshold]))
+    return grey > cuts[0]
 
 
 def _cuts(

@@ -19,6 +19,8 @@ from colocam_dist.evaluation.boxes import box_at
 from colocam_dist.evaluation.corloc import best_threshold, corloc
 from colocam_dist.inference.load import cam_method, load_classifier, load_localizer
 from colocam_dist.inference.method import MapSource, Method
+from colocam_dist.inference.past_paper import Entry, PastPaper, smoothed_thresholds
+from colocam_dist.inference.past_paper_tables import past_paper_tables
 from colocam_dist.inference.score import Scorer, cam_maps, localizer_maps
 from colocam_dist.inference.summary_page import write_summary
 from colocam_dist.runs.folder import RunFolder
@@ -40,7 +42,7 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
 
     Raises:
         DataError: shards that cannot be read, no boxes, or classes that the run does not know.
-        RunError: the run has no trained classifier.
+        RunError: the run has no trained classifier, or nothing is asked for.
     """
     classes = run_classes(folder)
     index = open_split(config.data, config.data.split)
@@ -53,10 +55,12 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
     )
     sources = _sources(own, config, folder, classes)
     thresholds = _validation_thresholds(sources, own, folder, workers, classes)
+    smoothed = smoothed_thresholds(sources, own, config.evaluation, folder, workers, classes)
     scorer = Scorer(index, config, workers, config.evaluation.thresholds, classes=classes)
+    past = PastPaper(scorer, config, classes)
     methods = []
     for source in sources:
-        scores = scorer.score(source.model, source.maps)
+        scores = past.score(source.name, source.model, source.maps, thresholds[source.name], smoothed.get(source.name))
         result = corloc(
             scores,
             classes,
@@ -68,12 +72,12 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
         seconds = _seconds_per_frame(source, scorer, thresholds[source.name])
         methods.append(Method(**vars(source), scores=scores, result=result, seconds_per_frame=seconds))
     if workers.is_main:
+        entries = [entry for m in methods for entry in past.entries(m.name, m.result, m.seconds_per_frame)]
         target.mkdir(parents=True, exist_ok=True)
-        RunFolder(target).write_json("metrics.json", _metrics(methods, classes, config))
-        write_summary(target / "report.html", methods, scorer, config, folder)
-        for method in methods:
-            rules = "  ".join(f"{rule} {value:.1f}" for rule, value in method.result.corloc.items())
-            log.info("%s on %s: CorLoc %s", method.name, config.data.split, rules)
+        RunFolder(target).write_json("metrics.json", _metrics(methods[-1].name, entries, classes, config))
+        write_summary(target / "report.html", methods, scorer, config, folder, tables=past_paper_tables(entries))
+        for entry in entries:
+            log.info("%s on %s: %s", entry.name, config.data.split, entry.summary())
     workers.barrier()
     return target
 
@@ -105,6 +109,13 @@ def _sources(own: Config, config: Config, folder: RunFolder, classes: tuple[str,
     if folder.weights("localizer", "best-localization").is_file():
         localizer = load_localizer(own, folder, len(classes))
         sources.append(MapSource("localizer", "localizer", localizer, localizer_maps(localizer)))
+    if not sources:
+        raise RunError(
+            "there is nothing to score",
+            where=folder.path,
+            got="no trained localizer, and evaluation.cams is empty",
+            fix="name a CAM method in evaluation.cams, or train stage 2",
+        )
     return sources
 
 
@@ -154,12 +165,12 @@ def _seconds_per_frame(source: MapSource, scorer: Scorer, threshold: float) -> f
     return (time.perf_counter() - started) / sum(len(labels_B) for _, labels_B in batches)
 
 
-def _metrics(methods: list[Method], classes: tuple[str, ...], config: Config) -> dict[str, Any]:
-    """The content of ``metrics.json``: the last method's figures on top, every method's below ``methods``."""
-    by_name = {m.name: {**m.result.to_dict(), "seconds_per_frame": m.seconds_per_frame} for m in methods}
+def _metrics(main: str, entries: list[Entry], classes: tuple[str, ...], config: Config) -> dict[str, Any]:
+    """The content of ``metrics.json``: the figures of the method `main` on top, those of all below ``methods``."""
+    by_name = {entry.name: entry.to_dict() for entry in entries}
     return {
-        **by_name[methods[-1].name],
-        "method": methods[-1].name,
+        **by_name[main],
+        "method": main,
         "methods": by_name,
         "classes": list(classes),
         "split": config.data.split,

@@ -160,11 +160,14 @@ class Scorer:
         right = 100.0 * float((scores.predicted_F == scores.labels_F).mean())
         return {"corloc": value, "classification": right, "threshold": threshold}
 
+    def truth(self, frame: int) -> NDArray[np.int64]:
+        """True boxes of a frame, ``[k, 4]``, in pixels of the maps."""
+        width, height = int(self.index.frame_width[frame]), int(self.index.frame_height[frame])
+        return scale_boxes(self.index.boxes(frame), width, height, self.config.data.crop)
+
     def _iou(self, map_HW: NDArray[np.float32], frame: int) -> NDArray[np.float64]:
         boxes_T4 = boxes_over_thresholds(map_HW, self.thresholds)
-        width, height = int(self.index.frame_width[frame]), int(self.index.frame_height[frame])
-        truth_k4 = scale_boxes(self.index.boxes(frame), width, height, self.config.data.crop)
-        best: NDArray[np.float64] = iou_inclusive(boxes_T4, truth_k4).max(1)
+        best: NDArray[np.float64] = iou_inclusive(boxes_T4, self.truth(frame)).max(1)
         return best
 
 

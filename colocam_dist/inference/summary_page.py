@@ -22,7 +22,7 @@ from colocam_dist.inference.method import Method
 from colocam_dist.inference.score import Scorer
 from colocam_dist.report.curves import training_curves
 from colocam_dist.report.overlays import METHOD_COLORS, TRUTH_COLOR, contact_sheet, draw_box, heat
-from colocam_dist.report.page import ClassRow, Example, MethodScores, ReportData, VideoRow, write_report
+from colocam_dist.report.page import ClassRow, Example, MethodScores, ReportData, Table, VideoRow, write_report
 from colocam_dist.runs.folder import RunFolder
 
 __all__ = ["write_summary"]
@@ -43,8 +43,15 @@ COLUMNS = 4  # pictures of one frame beside each other, one per method
 SIDE = 224  # pixels of a picture in the report
 
 
-def write_summary(path: Path, methods: Sequence[Method], scorer: Scorer, config: Config, folder: RunFolder) -> None:
-    """Write ``report.html`` (rank 0 only).
+def write_summary(
+    path: Path,
+    methods: Sequence[Method],
+    scorer: Scorer,
+    config: Config,
+    folder: RunFolder,
+    tables: Sequence[Table] = (),
+) -> None:
+    """Write ``report.html`` with `tables` in it (rank 0 only).
 
     Pictures: frames with the largest gain and loss of IoU from the first method to the last, at validation thresholds,
     at most one per video; and frames across a few shots.
@@ -75,6 +82,7 @@ def write_summary(path: Path, methods: Sequence[Method], scorer: Scorer, config:
         strips=pictures.strips(),
         config_yaml=dump(config),
         versions=_versions(),
+        tables=tables,
     )
     write_report(path, data)
 

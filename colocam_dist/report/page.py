@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from colocam_dist.files import write_atomically
 from colocam_dist.report.overlays import METHOD_COLORS, TRUTH_COLOR
 
-__all__ = ["ClassRow", "Example", "MethodScores", "ReportData", "VideoRow", "write_report"]
+__all__ = ["ClassRow", "Example", "MethodScores", "ReportData", "Table", "VideoRow", "write_report"]
 
 RULES = {
     "validation": "One threshold, fixed on the validation split: what a user can have.",
@@ -80,6 +80,16 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Table:
+    """More figures about the methods: a title, a line about them, and rows of texts, each as long as the header."""
+
+    title: str
+    note: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that the page shows. Text may hold any characters: it is escaped.
 
@@ -97,6 +107,7 @@ class ReportData:
         strips: frames across a shot.
         config_yaml: the resolved settings.
         versions: (package, version).
+        tables: more figures.
     """
 
     title: str
@@ -112,6 +123,7 @@ class ReportData:
     strips: Sequence[Example]
     config_yaml: str
     versions: Sequence[tuple[str, str]]
+    tables: Sequence[Table] = ()
 
 
 def write_report(path: Path, data: ReportData) -> None:

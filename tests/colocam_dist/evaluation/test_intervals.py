@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from colocam_dist.evaluation.intervals import bootstrap_intervals
+from colocam_dist.evaluation.intervals import bootstrap_intervals, ratio_interval
 
 
 def test_intervals_equal_a_loop_over_the_same_draws() -> None:
@@ -64,3 +64,30 @@ def test_the_seed_decides_the_draws() -> None:
     first, again, other = (bootstrap_intervals(right, np.zeros(40, np.int64), videos, 1, seed=s) for s in (3, 3, 4))
     assert first == again
     assert first != other
+
+
+def test_ratios_are_those_of_drawn_videos() -> None:
+    values, counts = np.array([1, 0, 1, 1, 9]), np.array([1, 1, 1, 1, 0])
+    videos = np.array(["a", "a", "b", "b", "c"])  # 1/2 and 2/2; what does not count has no influence
+    rng = np.random.default_rng(3)
+    drawn = []
+    for _ in range(4000):
+        a, b, _ = rng.multinomial(3, np.full(3, 1 / 3)).tolist()
+        if a + b:
+            drawn.append((a + 2 * b) / (2 * a + 2 * b))
+    assert ratio_interval(values, counts, videos, resamples=4000) == pytest.approx(
+        100 * np.percentile(drawn, [2.5, 97.5]), abs=1.0
+    )
+
+
+def test_a_ratio_over_one_video_or_without_resamples_has_no_interval() -> None:
+    one = np.array(["a", "a", "b"])
+    assert ratio_interval(np.ones(3), np.array([1, 1, 0]), one) is None
+    assert ratio_interval(np.ones(3), np.ones(3), one, resamples=0) is None
+    assert ratio_interval(np.zeros(0), np.zeros(0), np.zeros(0, np.str_)) is None
+
+
+def test_the_difference_of_a_method_to_itself_has_no_width() -> None:
+    labels, videos = np.array([0, 0, 1]), np.array(["a", "b", "c"])
+    change = np.zeros((3, 1))
+    assert bootstrap_intervals(change, labels, videos, 0, resamples=50)["validation"] == (0.0, 0.0)

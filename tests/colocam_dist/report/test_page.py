@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colocam_dist.report.page import RULES, ReportData, write_report
+from colocam_dist.report.page import RULES, ReportData, Table, write_report
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
 
@@ -126,3 +126,13 @@ def test_seven_methods_have_colors_of_their_own(data: ReportData, tmp_path: Path
     strip = page[page.index("Across a shot") : page.index("a strip")]
     assert "localizer" in strip
     assert "layercam" not in strip, "only the last method is in these pictures"
+
+
+def test_more_tables_stand_on_the_page_as_text(data: ReportData, tmp_path: Path) -> None:
+    table = Table("Steadiness <b>", "What it is.", ["method", "jumps"], [["localizer", "2.5 [1.0, 4.0]"], ["<i>", ""]])
+    write_report(tmp_path / "r.html", replace(data, tables=[table]))
+    parser = Balanced()
+    parser.feed((tmp_path / "r.html").read_text())
+    assert parser.open == []
+    for shown in ("Steadiness <b>", "What it is.", "jumps", "2.5 [1.0, 4.0]", "<i>"):
+        assert shown in parser.text
