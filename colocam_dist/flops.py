@@ -90,7 +90,7 @@ _FORMULAS = {torch.ops.aten.convolution_backward: _gradients_of_convolution}
 def _tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
-    return [tensor for part in output for tensor in _tensors(part)]
+    return [] if output is None else [tensor for part in output for tensor in _tensors(part)]
 
 
 class Peak(NamedTuple):
