@@ -239,7 +239,7 @@ def test_layercam_is_its_own_definition(images):
     classifier.head(cams_layer)[torch.arange(2), labels_B].sum().backward()
     assert cams_layer.grad is not None
     want_Bhw = (cams_layer.grad.relu() * cams_layer).sum(1).relu().detach()
-    features_BChw = cams_layer.detach()
+    features_BChw = cams_layer.detach().float()
     got_Bhw = layercam(features_BChw, class_gradients(classifier.head, features_BChw, labels_B))
     assert want_Bhw.amax() > 0
     torch.testing.assert_close(got_Bhw.double(), want_Bhw, rtol=1e-5, atol=1e-8)
