@@ -54,7 +54,7 @@ def test_a_prediction_has_heat_box_and_caption_on_odd_sizes(size: tuple[int, int
     frame = np.full((*size, 3), 90, np.uint8)
     height, width = size
     box = (0.25 * width, 0.5 * height, 0.75 * width, 0.9 * height)
-    drawn = draw_prediction(frame, np.eye(5, dtype=np.float32), box, "cat 0.93")
+    drawn = draw_prediction(frame, np.eye(5, dtype=np.float32), [box], "cat 0.93")
     assert drawn.shape == frame.shape
     assert drawn.dtype == np.uint8
     assert tuple(drawn[round(0.7 * height), round(0.25 * width)]) == LOCALIZER_COLOR
