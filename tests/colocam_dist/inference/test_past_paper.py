@@ -12,6 +12,7 @@ import pytest
 
 from colocam_dist.config import load
 from colocam_dist.evaluation.corloc import CorLoc, corloc
+from colocam_dist.inference.method import MapSource
 from colocam_dist.inference.past_paper import Entry, PastPaper, smoothed_thresholds
 from colocam_dist.inference.past_paper_tables import past_paper_tables
 from colocam_dist.inference.score import Scorer
@@ -105,7 +106,8 @@ def test_thresholds_of_smoothed_maps_come_from_validation_and_are_kept(
     def thresholds(workers: Any, *settings: str) -> dict[str, float]:
         own = make_scorer(workers, "evaluation.thresholds=20").config
         settings_now = load(None, ["data.shards=x", *settings]).evaluation
-        return smoothed_thresholds({"localizer": (colors, colors)}, own, settings_now, folder, workers, CLASSES)
+        source = MapSource("localizer", "localizer", colors, colors)
+        return smoothed_thresholds([source], own, settings_now, folder, workers, CLASSES)
 
     assert on_ranks(1, thresholds) == [{}], "not asked for"
     smooth = ("evaluation.smoothing=maps", "evaluation.maps.sigma=1.5")
