@@ -74,7 +74,7 @@ def choose_boxes(found: Sequence[Candidates], timeline: Timeline, rule: Viterbi)
     """The second half of :func:`path_boxes`, which needs no maps any more.
 
     Args:
-        found: of :func:`find_candidates`, one for each frame: about 1 kB a frame with 40 candidates.
+        found: of :func:`find_candidates`, one for each frame: less than 2 kB a frame with 40 candidates.
         timeline: see there.
         rule: see there.
 

@@ -158,8 +158,8 @@ def clip_boxes(maps_THW: NDArray[np.float32], timeline: Timeline, threshold: flo
 def each_box(frames: Iterable[TimedMap], threshold: float, settings: Evaluation) -> Iterator[Boxes]:
     """The boxes of :func:`clip_boxes`, each int16 ``[4]``, for maps that come one after another.
 
-    They need not fit into memory. One map is held without smoothing, those within three sigmas with ``maps``, one with
-    ``viterbi``: there it is the candidates, about 1 kB a frame, and the first box comes when all frames have been seen.
+    They need not fit into memory. One map is held without smoothing, with ``maps`` those within three sigmas. With
+    ``viterbi`` it is candidates, less than 2 kB a frame, and the first box comes when all frames have been seen.
 
     Args:
         frames: in the order of time.
