@@ -22,11 +22,21 @@ def main() -> int:
         "--output", type=Path, required=True, help="folder for predictions.json, .csv and overlay videos"
     )
     parser.add_argument("--threshold", type=float, help="map threshold in (0, 1); default: the run's validation one")
+    parser.add_argument(
+        "--smoothing",
+        choices=("none", "maps", "viterbi"),
+        default="none",
+        help="over the frames of a clip, whatever the run's evaluation.smoothing is; parameters are the run's",
+    )
+    parser.add_argument(
+        "--boxes", choices=("largest", "all"), default="largest", help="all: several per frame, by evaluation.instances"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--no-video", action="store_true", help="write no overlay videos")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     from colocam_dist.distributed import find_place
+    from colocam_dist.inference.clip_rows import BoxOptions
     from colocam_dist.inference.predict import predict
 
     place = find_place(os.environ)
@@ -34,7 +44,7 @@ def main() -> int:
         given.run,
         given.input,
         given.output,
-        threshold=given.threshold,
+        options=BoxOptions(given.threshold, given.smoothing, given.boxes),
         device=given.device,
         overlays=not given.no_video,
         place=place,

@@ -11,26 +11,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from colocam_dist.config import load
+from colocam_dist.config.evaluation import Evaluation
 from colocam_dist.config.machine import Engine
 from colocam_dist.data.frames import eval_frame
 from colocam_dist.distributed import resolve_device
 from colocam_dist.errors import ConfigError, DataError, RunError
-from colocam_dist.evaluation.boxes import box_at
+from colocam_dist.inference.clip_rows import BoxOptions, BoxRule, SeenFrame, clip_rows
 from colocam_dist.inference.evaluate import run_classes
 from colocam_dist.inference.load import load_localizer
+from colocam_dist.inference.past_paper import known_smoothed_threshold
 from colocam_dist.inference.rows import FramePrediction
 from colocam_dist.inference.sources import find_clips
 from colocam_dist.models.localizer import Localizer as Network
@@ -72,6 +72,8 @@ class Localizer:
         classes: names in label order.
         size: S, side in pixels of the square that a frame is resized to.
         threshold: map threshold tau that the run's evaluation fixed on validation; None if it was not evaluated.
+        smoothed_threshold: that for maps smoothed as `evaluation` says; None if no evaluation has fixed it.
+        evaluation: the run's settings of boxes.
         batch: frames that go through the network at a time, unless a call says otherwise.
         device: where the network is.
         model: the settings of the run's network.
@@ -84,14 +86,17 @@ class Localizer:
         size: int,
         *,
         threshold: float | None,
-        batch: int,
+        smoothed_threshold: float | None,
+        evaluation: Evaluation,
         model: dict[str, Any],
     ) -> None:
         self.network = network.eval()
         self.classes = tuple(classes)
         self.size = size
         self.threshold = threshold
-        self.batch = batch
+        self.smoothed_threshold = smoothed_threshold
+        self.evaluation = evaluation
+        self.batch = evaluation.batch
         self.device = next(network.parameters()).device
         self.model = model
         self._probabilities = Probabilities(self.network)
@@ -127,13 +132,14 @@ class Localizer:
         where = _device(device)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to seed
             network = load_localizer(config, folder, len(classes)).to(where)
-        validated = (folder.read_json("validation.json") or {}).get("localizer", {})
+        validated = folder.read_json("validation.json") or {}
         return cls(
             network,
             classes,
             config.data.crop,
-            threshold=validated.get("threshold"),
-            batch=config.evaluation.batch,
+            threshold=validated.get("localizer", {}).get("threshold"),
+            smoothed_threshold=known_smoothed_threshold(validated, "localizer", "localizer", config, config.evaluation),
+            evaluation=config.evaluation,
             model=config.model.model_dump(mode="json"),
         )
 
@@ -149,8 +155,10 @@ class Localizer:
         threshold: float | None = None,
         batch: int | None = None,
         maps: bool = False,
+        smoothing: str = "none",
+        boxes: str = "largest",
     ) -> list[FramePrediction]:
-        """Class, score and box of every frame, in order.
+        """Class, score and box of every frame, in order; several rows of a frame that has several boxes.
 
         Args:
             frames: uint8 RGB pictures, as one array ``[N, H, W, 3]`` or any number of ``[H, W, 3]`` of any sizes; or
@@ -159,20 +167,23 @@ class Localizer:
             threshold: tau in (0, 1), relative to each map's maximum; None takes the run's own.
             batch: frames that go through the network at a time: a matter of memory, results differ by rounding at most.
             maps: also give the maps, at the size of each frame: 4 bytes a pixel for all frames together, so take
-                :meth:`stream` for long videos.
+                :meth:`stream` for long videos. They are the network's, whatever `smoothing` is.
+            smoothing: "none", "maps" or "viterbi"; arrays are then the consecutive frames of one clip. Its parameters
+                are the run's own, in ``evaluation``.
+            boxes: "largest" or "all", which has one row for each box, numbered by their `instance`.
 
         Raises:
             DataError: frames of another form, or a video or picture that cannot be read.
             RunError: no threshold, or one out of range.
-            ConfigError: `batch` below 1.
+            ConfigError: `batch` below 1, an unknown word, or several boxes with smoothing.
         """
-        options: dict[str, Any] = {"threshold": threshold, "batch": batch}
+        rule = self.rule(BoxOptions(threshold, smoothing, boxes))
         if isinstance(frames, (str, Path)):
             clips = find_clips(Path(frames))
-            streams = [self.stream(clip.frames(), clip=clip.name, **options) for clip in clips]
+            seen = [self.see(clip.frames(), clip=clip.name, batch=batch) for clip in clips]
         else:
-            streams = [self.stream(frames, **options)]
-        return [_with_map(result) if maps else result.prediction for stream in streams for result in stream]
+            seen = [self.see(frames, batch=batch)]
+        return [row for clip in seen for row in clip_rows(clip, rule, maps=maps)]
 
     def stream(
         self,
@@ -182,7 +193,7 @@ class Localizer:
         threshold: float | None = None,
         batch: int | None = None,
     ) -> Iterator[FrameResult]:
-        """The same frame by frame, holding one batch of them at a time.
+        """One box a frame as from :meth:`predict` without smoothing, holding one batch of frames at a time.
 
         Args:
             frames: uint8 RGB pictures ``[H, W, 3]``.
@@ -192,6 +203,25 @@ class Localizer:
 
         Raises:
             DataError, RunError, ConfigError: see :meth:`predict`.
+        """
+        rule = self.rule(BoxOptions(threshold))
+        seen = self.see(frames, clip=clip, batch=batch)
+        return (
+            FrameResult(frame.picture_HWC, frame.map_SS, row) for frame in seen for row in clip_rows((frame,), rule)
+        )
+
+    def see(
+        self, frames: Iterable[NDArray[np.uint8]], *, clip: str = "", batch: int | None = None
+    ) -> Iterator[SeenFrame]:
+        """What the network sees in each frame, holding one batch of them at a time; boxes are not made yet.
+
+        Args:
+            frames: see :meth:`stream`.
+            clip: see there.
+            batch: see there.
+
+        Raises:
+            DataError, ConfigError: see :meth:`predict`.
         """
         batch = self.batch if batch is None else batch
         if batch < 1:
@@ -203,44 +233,54 @@ class Localizer:
                 wanted="uint8 [N, H, W, 3]",
                 fix="of a single picture give picture[None]" if frames.ndim == 3 else None,
             )
-        return self._stream(frames, clip, self.tau(threshold), batch)
+        return self._see(frames, clip, batch)
 
-    def tau(self, threshold: float | None) -> float:
-        """The threshold to use: the given one, else the run's own.
+    def rule(self, options: BoxOptions) -> BoxRule:
+        """How boxes are made: by what is asked for, and the run's own settings and thresholds.
+
+        Where maps are to be smoothed and no evaluation has fixed a threshold for that, the one for single frames is
+        taken, and a warning says so.
 
         Raises:
-            RunError: there is none, or it is out of range.
+            RunError: there is no threshold, or it is out of range.
         """
-        tau = self.threshold if threshold is None else threshold
-        if tau is None:
+        smoothing = options.smoothing
+        settings = self.evaluation.model_copy(update={"smoothing": smoothing, "boxes": options.boxes})
+        if options.threshold is not None:
+            if not 0.0 < options.threshold < 1.0:
+                wanted = "a number in (0, 1)"
+                raise RunError("threshold is out of range", where="threshold", got=options.threshold, wanted=wanted)
+            return BoxRule(options.threshold, "given", settings)
+        if self.threshold is None:
             raise RunError(
                 "the run has not been evaluated, so its threshold is unknown",
                 wanted="its threshold on validation, or a given one",
                 fix="python launchers/evaluate.py --run RUN, or give a threshold (--threshold)",
             )
-        if threshold is not None and not 0.0 < threshold < 1.0:
-            raise RunError("threshold is out of range", where="threshold", got=threshold, wanted="a number in (0, 1)")
-        return tau
+        if smoothing != "maps":
+            return BoxRule(self.threshold, "single frames", settings)
+        if self.smoothed_threshold is not None:
+            return BoxRule(self.smoothed_threshold, "smoothed maps", settings)
+        log.warning(
+            "no threshold is known for maps that are smoothed with evaluation.maps.sigma=%s, evaluation.cut=%s; that "
+            "of single frames is taken, %s. python launchers/evaluate.py --run RUN evaluation.smoothing=maps fixes one",
+            settings.maps.sigma,
+            settings.cut,
+            self.threshold,
+        )
+        return BoxRule(self.threshold, "single frames", settings)
 
     @torch.inference_mode()
-    def _stream(self, frames: Iterable[NDArray[np.uint8]], clip: str, tau: float, batch: int) -> Iterator[FrameResult]:
+    def _see(self, frames: Iterable[NDArray[np.uint8]], clip: str, batch: int) -> Iterator[SeenFrame]:
         numbered = ((number, _picture(frame, number)) for number, frame in enumerate(frames))
         while chunk := list(islice(numbered, batch)):
             squares = [eval_frame(picture_HWC, self.size) for _, picture_HWC in chunk]
             maps_BSS, probabilities_BK = self._probabilities(torch.from_numpy(np.stack(squares)).to(self.device))
             scores_B, labels_B = probabilities_BK.max(1)
-            results = zip(chunk, maps_BSS.cpu().numpy(), scores_B.tolist(), labels_B.tolist(), strict=True)
-            for (number, picture_HWC), map_SS, score, label in results:
-                scale = np.array(picture_HWC.shape[1::-1] * 2, np.float64) / self.size
-                box = np.round(box_at(map_SS, tau) * scale, 2).tolist()
-                prediction = FramePrediction(clip, number, self.classes[label], round(score, 4), *box)
-                yield FrameResult(picture_HWC, map_SS, prediction)
-
-
-def _with_map(result: FrameResult) -> FramePrediction:
-    height, width = result.picture_HWC.shape[:2]
-    map_HW = cv2.resize(result.map_SS, (width, height), interpolation=cv2.INTER_LINEAR)
-    return replace(result.prediction, map_HW=np.clip(map_HW, 0.0, 1.0))
+            results = zip(chunk, squares, maps_BSS.cpu().numpy(), scores_B.tolist(), labels_B.tolist(), strict=True)
+            for (number, picture_HWC), square_CHW, map_SS, score, label in results:
+                row = FramePrediction(clip, number, self.classes[label], round(score, 4), 0.0, 0.0, 0.0, 0.0)
+                yield SeenFrame(picture_HWC, square_CHW, map_SS, row)
 
 
 def _picture(frame: object, number: int) -> NDArray[np.uint8]:

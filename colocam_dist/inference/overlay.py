@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 
@@ -59,7 +60,7 @@ class MapStore:
 
 
 def draw_overlay(path: Path, clip: Clip, rows: Sequence[FramePrediction], maps: Iterable[NDArray[np.float32]]) -> None:
-    """Write a clip's frames with heat, box, class and score as mp4; `path` appears when it is whole.
+    """Write a clip's frames with heat, boxes, class and score as mp4; `path` appears when it is whole.
 
     Raises:
         DataError: the clip cannot be read.
@@ -68,8 +69,10 @@ def draw_overlay(path: Path, clip: Clip, rows: Sequence[FramePrediction], maps: 
     video = VideoFile(path, clip.rate())
     try:
         # A clip that was cut since has fewer frames now; whoever calls notices that it has changed.
-        for picture_HWC, map_SS, row in zip(clip.frames(), maps, rows, strict=False):
-            video.write(draw_prediction(picture_HWC, map_SS, row.box, f"{row.cls} {row.score:.2f}"))
+        by_frame = (list(group) for _, group in groupby(rows, key=lambda row: row.frame))
+        for picture_HWC, map_SS, group in zip(clip.frames(), maps, by_frame, strict=False):
+            caption = f"{group[0].cls} {group[0].score:.2f}"
+            video.write(draw_prediction(picture_HWC, map_SS, [row.box for row in group], caption))
         video.close()
     except BaseException:
         video.discard()

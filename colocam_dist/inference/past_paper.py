@@ -6,7 +6,7 @@ F frames, those with true boxes being L.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from colocam_dist.inference.ways import GridWay, InstanceWay, PathWay, Way
 from colocam_dist.inference.whole_shots import WayScores, score_ways
 from colocam_dist.runs.folder import RunFolder
 
-__all__ = ["Entry", "PastPaper", "smoothed_thresholds"]
+__all__ = ["Entry", "PastPaper", "known_smoothed_threshold", "smoothed_thresholds"]
 
 ORACLES = ("pooled", "per_class")
 
@@ -242,13 +242,12 @@ def smoothed_thresholds(
     if settings.smoothing != "maps":
         return {}
     facts: dict[str, Any] = workers.from_main(folder.read_json("validation.json"))
-    wanted = {"thresholds": own.evaluation.thresholds, "sigma": settings.maps.sigma, "cut": settings.cut}
-
-    def known(source: MapSource) -> bool:
-        fact = facts.get(f"{source.name}+maps", {})
-        return {**wanted, "method": source.identity}.items() <= fact.items()
-
-    missing = [source for source in sources if not known(source)]
+    wanted = _smoothing_facts(own, settings)
+    missing = [
+        source
+        for source in sources
+        if known_smoothed_threshold(facts, source.name, source.identity, own, settings) is None
+    ]
     if missing:
         index = open_split(own.data, own.data.validation_split)
         scorer = Scorer(index, own, workers, own.evaluation.thresholds, classes=classes)
@@ -262,6 +261,28 @@ def smoothed_thresholds(
         if workers.is_main:
             folder.write_json("validation.json", facts)
     return {source.name: facts[f"{source.name}+maps"]["threshold"] for source in sources}
+
+
+def known_smoothed_threshold(
+    facts: Mapping[str, Any], name: str, identity: str, own: Config, settings: Evaluation
+) -> float | None:
+    """tau of a method's smoothed maps if validation has chosen it for this smoothing; else None.
+
+    Args:
+        facts: of the run's ``validation.json``.
+        name: of the method.
+        identity: see :class:`MapSource`.
+        own: settings of the run.
+        settings: say how maps are smoothed.
+    """
+    fact: Mapping[str, Any] = facts.get(f"{name}+maps", {})
+    known = {**_smoothing_facts(own, settings), "method": identity}.items() <= fact.items()
+    return float(fact["threshold"]) if known else None
+
+
+def _smoothing_facts(own: Config, settings: Evaluation) -> dict[str, float]:
+    """What a threshold of smoothed maps depends on beside the maps."""
+    return {"thresholds": own.evaluation.thresholds, "sigma": settings.maps.sigma, "cut": settings.cut}
 
 
 def _at(scores: FrameScores, threshold: float) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from colocam_dist.errors import DataError, PreemptedError, RunError
 from colocam_dist.inference.api import Localizer
 from colocam_dist.inference.claims import Claims, working_order
 from colocam_dist.inference.clip_results import ClipResults
+from colocam_dist.inference.clip_rows import BoxOptions, BoxRule, SeenFrame, clip_rows
 from colocam_dist.inference.overlay import MapStore, draw_overlay
 from colocam_dist.inference.rows import FramePrediction
 from colocam_dist.inference.sources import Clip, find_clips
@@ -61,7 +62,7 @@ def predict(
     source: Path,
     output: Path,
     *,
-    threshold: float | None = None,
+    options: BoxOptions | None = None,
     device: str = "auto",
     overlays: bool = True,
     place: Place | None = None,
@@ -74,8 +75,7 @@ def predict(
         run: folder of a finished run.
         source: a video, a folder of pictures, or a folder tree of both.
         output: made if absent; for what is in it see :mod:`colocam_dist.inference.clip_results`.
-        threshold: map threshold tau in (0, 1), relative to each map's maximum; None takes the one that the run's
-            evaluation fixed on validation.
+        options: which boxes; None asks for one a frame, at the threshold that the run's evaluation fixed on validation.
         device: "auto", "cpu" or "cuda".
         overlays: write the videos.
         place: this process's among those that were started with the same arguments; None: it is alone.
@@ -93,55 +93,63 @@ def predict(
         raise RunError("the output would become input", where=output, wanted=f"a folder outside of {source}")
     where = resolve_device(Engine.model_validate({"device": device}), place.local_rank)
     localizer = Localizer.load(run, device=where)
-    tau = localizer.tau(threshold)
+    rule = localizer.rule(options or BoxOptions())
     settings = {
         "version": __version__,
         "weights": localizer.weights_sha256,
         "model": localizer.model,
         "classes": localizer.classes,
         "size": localizer.size,
-        "threshold": tau,
+        "threshold": rule.threshold,
+        **rule.facts(),
     }
+    told = {"run": str(run), "threshold": rule.threshold, "classes": localizer.classes, **rule.facts()}
+    if rule.settings.smoothing == "maps":
+        told["threshold_of"] = rule.origin
     results = ClipResults(output, settings, videos=overlays)
     with _stopped_by_term(output), Claims(results.folder / ".claims") as claims:
-        work = _Work(localizer, tau, clips, results, claims)
+        work = _Work(localizer, rule, clips, results, claims)
         work.do(place)
-        complete = results.merge(clips, {"run": str(run), "threshold": tau, "classes": localizer.classes})
+        complete = results.merge(clips, told)
     if not complete and place.world == 1:
         raise RunError("another process is at work on clips of this output", where=output, fix="wait for it to end")
     return Summary(work.made, work.kept, work.frames, work.seconds / max(1, work.frames), complete)
 
 
-def predict_clip(localizer: Localizer, clip: Clip, tau: float, maps: MapStore | None = None) -> list[FramePrediction]:
-    """All rows of a clip; what looks at a whole clip (smoothing, say) comes after it, before anything is written.
+def predict_clip(
+    localizer: Localizer, clip: Clip, rule: BoxRule, maps: MapStore | None = None
+) -> list[FramePrediction]:
+    """All rows of a clip, for smoothing may look at all of its frames before the first box is known.
 
     Args:
         localizer: the run's.
         clip: is decoded batch by batch.
-        tau: map threshold.
+        rule: says how boxes are made.
         maps: takes the frames' maps, if they are wanted.
 
     Raises:
         DataError: the clip cannot be read.
     """
-    rows = []
-    for result in localizer.stream(clip.frames(), clip=clip.name, threshold=tau):
-        rows.append(result.prediction)
-        if maps is not None:
-            maps.append(result.map_SS)
-    return rows
+    seen = localizer.see(clip.frames(), clip=clip.name)
+    return list(clip_rows(seen if maps is None else _storing(seen, maps), rule))
+
+
+def _storing(frames: Iterable[SeenFrame], maps: MapStore) -> Iterator[SeenFrame]:
+    for frame in frames:
+        maps.append(frame.map_SS)
+        yield frame
 
 
 class _Work:
     """One process's part of a prediction, and what it did."""
 
     def __init__(
-        self, localizer: Localizer, tau: float, clips: Sequence[Clip], results: ClipResults, claims: Claims
+        self, localizer: Localizer, rule: BoxRule, clips: Sequence[Clip], results: ClipResults, claims: Claims
     ) -> None:
         self.made = self.kept = self.frames = 0
         self.seconds = 0.0
         self._localizer = localizer
-        self._tau = tau
+        self._rule = rule
         self._clips = clips
         self._results = results
         self._claims = claims
@@ -187,7 +195,7 @@ class _Work:
         stamp = clip.stamp()
         with MapStore(results.folder) if results.videos else nullcontext() as maps:
             began = time.perf_counter()
-            rows = predict_clip(self._localizer, clip, self._tau, maps)
+            rows = predict_clip(self._localizer, clip, self._rule, maps)
             self.seconds += time.perf_counter() - began
             if maps is not None:
                 draw_overlay(results.video(clip), clip, rows, maps)
@@ -195,7 +203,7 @@ class _Work:
             raise DataError("an input has changed while it was read", where=clip.files[0], fix="predict again")
         results.write(clip, stamp, rows)
         self.made += 1
-        self.frames += len(rows)
+        self.frames += len({row.frame for row in rows})
 
     def _report(self, place: Place) -> None:
         if not self._damaged:

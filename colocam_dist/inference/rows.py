@@ -34,6 +34,8 @@ class FramePrediction:
         cls: most probable class of this frame.
         score: its softmax probability, in [0, 1].
         x0, y0, x1, y1: box in pixels of the input frame; all 0 when the map has no region above the threshold.
+        instance: number of the box within the frame, from 0, the best one first, where several boxes per frame were
+            asked for; else None, and no column.
         map_HW: foreground probability, float32 ``[H, W]`` in [0, 1], where it was asked for; not part of tables.
     """
 
@@ -45,6 +47,7 @@ class FramePrediction:
     y0: float
     x1: float
     y1: float
+    instance: int | None = None
     map_HW: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -54,16 +57,20 @@ class FramePrediction:
 
     def to_row(self) -> dict[str, Any]:
         """Everything but the map, by column."""
-        return {name: getattr(self, name) for name in _COLUMNS}
+        columns = _COLUMNS if self.instance is None else (*_COLUMNS, "instance")
+        return {name: getattr(self, name) for name in columns}
 
 
-_COLUMNS = tuple(name for name in FramePrediction.__dataclass_fields__ if name != "map_HW")
+_COLUMNS = tuple(name for name in FramePrediction.__dataclass_fields__ if name not in ("instance", "map_HW"))
 
 
 def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
-    """Write ``predictions.csv``, then ``predictions.json`` with the same rows as "frames" below `facts`, atomically."""
+    """Write ``predictions.csv``, then ``predictions.json`` with the same rows as "frames" below `facts`, atomically.
+
+    Rows, at least one, all have the same columns.
+    """
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(folder / "predictions.csv", table.getvalue())

@@ -1,6 +1,6 @@
 """How the frames of a shot, or of a clip that is not divided into shots, follow each other in time.
 
-T frames, B histogram bins.
+T frames, B histogram bins, H and W the size of a map in pixels.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Timeline", "color_histograms", "frame_numbers", "make_timeline"]
+__all__ = ["SegmentCounter", "TimedMap", "Timeline", "color_histograms", "frame_numbers", "make_timeline"]
 
 _LEVELS = 8  # per color channel
 _STRIDE = 2  # every second pixel of every second row is enough for a histogram
@@ -42,6 +43,37 @@ class Timeline:
         return len(self.numbers_T)
 
 
+class TimedMap(NamedTuple):
+    """One frame of a timeline: its number, its segment, and its map, float32 ``[H, W]`` in [0, 1]."""
+
+    number: int
+    segment: int
+    map_HW: NDArray[np.float32]
+
+
+class SegmentCounter:
+    """Segments of frames that come one after another; the same as :func:`make_timeline` finds when it has them all.
+
+    Args:
+        cut: as for :func:`make_timeline`.
+    """
+
+    def __init__(self, cut: float) -> None:
+        self._cut = cut
+        self._segment = 0
+        self._before_B: NDArray[np.float32] | None = None
+
+    def next(self, image_CHW: NDArray[np.uint8]) -> int:
+        """The segment of the next frame, uint8 ``[3, H, W]``."""
+        if not self._cut:
+            return 0
+        colors_B = color_histograms(image_CHW[None])[0]
+        if self._before_B is not None and _common(self._before_B, colors_B) < self._cut:
+            self._segment += 1
+        self._before_B = colors_B
+        return self._segment
+
+
 def make_timeline(
     numbers_T: NDArray[np.int64], histograms_TB: NDArray[np.float32] | None = None, cut: float = 0.0
 ) -> Timeline:
@@ -61,8 +93,7 @@ def make_timeline(
         if len(histograms_TB) != len(numbers_T):
             got = f"{len(histograms_TB)} for {len(numbers_T)}"
             raise ValueError(f"make_timeline: wanted one histogram for each frame, got {got}")
-        common = np.minimum(histograms_TB[:-1], histograms_TB[1:]).sum(1)
-        segments_T[1:] = np.cumsum(common < cut)
+        segments_T[1:] = np.cumsum(_common(histograms_TB[:-1], histograms_TB[1:]) < cut)
     return Timeline(np.asarray(numbers_T, np.int64), segments_T)
 
 
@@ -91,3 +122,8 @@ def frame_numbers(names: Sequence[str]) -> NDArray[np.int64]:
     if len(numbers) < len(names) or (np.diff(numbers_T) <= 0).any():
         return np.arange(len(names), dtype=np.int64)
     return numbers_T
+
+
+def _common(before_xB: NDArray[np.float32], after_xB: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The common part of histograms, over the last axis."""
+    return np.asarray(np.minimum(before_xB, after_xB).sum(-1), np.float32)

@@ -18,7 +18,7 @@ them. The minimum is exact, by dynamic programming (Viterbi, 1967) in O(T k^2) f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from colocam_dist.evaluation.boxes import all_boxes_over_thresholds, box_at
 from colocam_dist.evaluation.iou import iou_inclusive
 from colocam_dist.inference.timeline import Timeline
 
-__all__ = ["Candidates", "box_fit", "cheapest_path", "find_candidates", "path_boxes", "transitions"]
+__all__ = ["Candidates", "box_fit", "cheapest_path", "choose_boxes", "find_candidates", "path_boxes", "transitions"]
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +67,20 @@ def path_boxes(maps_THW: NDArray[np.float32], timeline: Timeline, threshold: flo
     """
     if len(maps_THW) != len(timeline):
         raise ValueError(f"path_boxes: wanted one map for each frame, got {len(maps_THW)} for {len(timeline)}")
-    found = [find_candidates(map_HW, threshold, rule) for map_HW in maps_THW]
+    return choose_boxes([find_candidates(map_HW, threshold, rule) for map_HW in maps_THW], timeline, rule)
+
+
+def choose_boxes(found: Sequence[Candidates], timeline: Timeline, rule: Viterbi) -> NDArray[np.int16]:
+    """The second half of :func:`path_boxes`, which needs no maps any more.
+
+    Args:
+        found: of :func:`find_candidates`, one for each frame: less than 2 kB a frame with 40 candidates.
+        timeline: see there.
+        rule: see there.
+
+    Returns:
+        int16 ``[T, 4]``, see there.
+    """
     boxes_T4 = np.zeros((len(found), 4), np.int16)
     filled = np.array([t for t, frame in enumerate(found) if len(frame.costs_k)], np.int64)
     for segment in np.unique(timeline.segments_T[filled]):
@@ -75,7 +88,7 @@ def path_boxes(maps_THW: NDArray[np.float32], timeline: Timeline, threshold: flo
         gaps = np.diff(timeline.numbers_T[path]).tolist()
         frames = [found[t] for t in path.tolist()]
         pairs = zip(frames[:-1], frames[1:], gaps, strict=True)
-        moves = [transitions(before.boxes_k4, after.boxes_k4, rule) / gap for before, after, gap in pairs]
+        moves = (transitions(before.boxes_k4, after.boxes_k4, rule) / gap for before, after, gap in pairs)
         chosen = cheapest_path([frame.costs_k for frame in frames], moves)
         boxes_T4[path] = [frame.boxes_k4[place] for frame, place in zip(frames, chosen.tolist(), strict=True)]
     return boxes_T4
@@ -132,12 +145,12 @@ def transitions(before_j4: NDArray[Any], after_k4: NDArray[Any], rule: Viterbi) 
     return rule.pairwise * change**2
 
 
-def cheapest_path(costs: Sequence[Floats], moves: Sequence[Floats]) -> NDArray[np.int64]:
+def cheapest_path(costs: Sequence[Floats], moves: Iterable[Floats]) -> NDArray[np.int64]:
     """The path of least cost through stages of states; exact, the first of equals by the last state.
 
     Args:
         costs: T arrays ``[k_t]``, k_t >= 1: what each state costs.
-        moves: T - 1 arrays ``[k_t, k_t+1]``: what each move costs.
+        moves: T - 1 arrays ``[k_t, k_t+1]``: what each move costs; they are not held together.
 
     Returns:
         int64 ``[T]``, the chosen state of each stage.

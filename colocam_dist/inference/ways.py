@@ -5,6 +5,7 @@ T frames of a shot, S thresholds, k boxes of a frame.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,11 +16,11 @@ from colocam_dist.config.evaluation import Evaluation, Instances, Viterbi
 from colocam_dist.evaluation.boxes import box_at, boxes_over_thresholds
 from colocam_dist.inference.instances import InstanceBoxes, instance_boxes
 from colocam_dist.inference.shots import ShotMaps
-from colocam_dist.inference.smoothing import smooth_maps
-from colocam_dist.inference.timeline import Timeline
-from colocam_dist.inference.viterbi import path_boxes
+from colocam_dist.inference.smoothing import smooth_each, smooth_maps
+from colocam_dist.inference.timeline import TimedMap, Timeline
+from colocam_dist.inference.viterbi import choose_boxes, find_candidates, path_boxes
 
-__all__ = ["FrameBoxes", "GridWay", "InstanceWay", "PathWay", "Way", "clip_boxes", "clip_instances"]
+__all__ = ["FrameBoxes", "GridWay", "InstanceWay", "PathWay", "Way", "clip_boxes", "clip_instances", "each_box"]
 
 Boxes = NDArray[np.int16]
 Floats = NDArray[np.float64]
@@ -148,11 +149,34 @@ def clip_boxes(maps_THW: NDArray[np.float32], timeline: Timeline, threshold: flo
     Raises:
         ValueError: a map is not finite or not in [0, 1], or the numbers of frames differ.
     """
-    if settings.smoothing == "viterbi":
-        return path_boxes(maps_THW, timeline, threshold, settings.viterbi)
-    sigma = settings.maps.sigma if settings.smoothing == "maps" else 0.0
-    smooth_THW = smooth_maps(maps_THW, timeline, sigma)
-    return np.array([box_at(map_HW, threshold) for map_HW in smooth_THW], np.int16).reshape(-1, 4)
+    if len(maps_THW) != len(timeline):
+        raise ValueError(f"clip_boxes: wanted one map for each frame, got {len(maps_THW)} for {len(timeline)}")
+    frames = map(TimedMap, timeline.numbers_T.tolist(), timeline.segments_T.tolist(), maps_THW)
+    return np.array(list(each_box(frames, threshold, settings)), np.int16).reshape(-1, 4)
+
+
+def each_box(frames: Iterable[TimedMap], threshold: float, settings: Evaluation) -> Iterator[Boxes]:
+    """The boxes of :func:`clip_boxes`, each int16 ``[4]``, for maps that come one after another.
+
+    They need not fit into memory. One map is held without smoothing, with ``maps`` those within three sigmas. With
+    ``viterbi`` it is candidates, less than 2 kB a frame, and the first box comes when all frames have been seen.
+
+    Args:
+        frames: in the order of time.
+        threshold: see there.
+        settings: see there.
+    """
+    if settings.smoothing != "viterbi":
+        sigma = settings.maps.sigma if settings.smoothing == "maps" else 0.0
+        yield from (box_at(map_HW, threshold) for map_HW in smooth_each(frames, sigma))
+        return
+    found, numbers, segments = [], [], []
+    for frame in frames:
+        found.append(find_candidates(frame.map_HW, threshold, settings.viterbi))
+        numbers.append(frame.number)
+        segments.append(frame.segment)
+    timeline = Timeline(np.array(numbers, np.int64), np.array(segments, np.int64))
+    yield from choose_boxes(found, timeline, settings.viterbi)
 
 
 def clip_instances(maps_THW: NDArray[np.float32], threshold: float, settings: Evaluation) -> list[InstanceBoxes]:

@@ -89,10 +89,13 @@ def label(image_HWC: Image, text: str, color: Color = (255, 255, 255)) -> Image:
 
 
 def draw_prediction(
-    image_HWC: Image, map_HW: NDArray[np.float32], box_xyxy: Sequence[float] | NDArray[Any], text: str
+    image_HWC: Image, map_HW: NDArray[np.float32], boxes_k4: Sequence[Sequence[float]], text: str
 ) -> Image:
-    """Heat, box (pixels of the image) and caption of one predicted frame."""
-    return label(draw_box(heat(image_HWC, map_HW), box_xyxy, LOCALIZER_COLOR), text)
+    """Heat, boxes (pixels of the image, the first one on top) and caption of one predicted frame."""
+    picture = heat(image_HWC, map_HW)
+    for box_4 in reversed(boxes_k4):
+        picture = draw_box(picture, box_4, LOCALIZER_COLOR)
+    return label(picture, text)
 
 
 def contact_sheet(pictures: Sequence[Image], columns: int, gap: int = 4) -> Image:

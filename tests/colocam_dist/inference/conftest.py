@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from colocam_dist.config import load
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.opening import Splits
+from colocam_dist.inference.api import Probabilities
 from colocam_dist.inference.load import build_classifier, build_localizer
 from colocam_dist.inference.score import Scorer
 from colocam_dist.progress import Progress
@@ -113,6 +115,17 @@ class Colors(nn.Module):
 def colors() -> Colors:
     """A map maker that is also its model."""
     return Colors()
+
+
+@pytest.fixture
+def green_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions of runs are made of colors, not by their random networks, whose maps may be nearly flat."""
+
+    def forward(self: Probabilities, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        maps_BHW, scores_B2 = Colors()(images_BCHW, images_BCHW)
+        return maps_BHW, functional.pad(scores_B2, (0, 1))
+
+    monkeypatch.setattr(Probabilities, "forward", forward)
 
 
 @pytest.fixture

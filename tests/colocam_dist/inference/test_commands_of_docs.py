@@ -33,7 +33,7 @@ def test_every_command_and_example_does_what_it_says(
     }
     said = []
     blocks = re.findall(r"```(bash|python)\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["bash", "python", "python", "bash", "python"]
+    assert [kind for kind, _ in blocks] == ["bash", "bash", "python", "python", "bash", "python"]
     for kind, text in blocks:
         for command in text.splitlines() if kind == "bash" else [text]:
             words = ["bash", "-c", command] if kind == "bash" else [sys.executable, "-c", text]
@@ -42,8 +42,11 @@ def test_every_command_and_example_does_what_it_says(
             said.append(done.stdout)
     assert "15 frames of 5 clips" in said[0]
     assert said[1].count("0 frames of 0 clips; 5 clips were finished before") == 3
-    assert len(said[2].splitlines()) == 15
-    assert "agrees with the network" in said[4]
-    assert "agrees with the network" in said[5]
+    assert all("15 frames of 5 clips" in each for each in said[2:5])
+    assert len(said[5].splitlines()) == 15
+    assert "agrees with the network" in said[7]
+    assert "agrees with the network" in said[8]
     assert (tmp_path / "out/predictions.csv").read_text().count("\n") == 16
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 5
+    header = (tmp_path / "out-all/predictions.csv").read_text().partition("\n")[0]
+    assert header == "clip,frame,cls,score,x0,y0,x1,y1,instance"

@@ -23,6 +23,7 @@ from colocam_dist.distributed import Place
 from colocam_dist.errors import DataError, PreemptedError, RunError
 from colocam_dist.inference import predict as prediction
 from colocam_dist.inference.api import Localizer
+from colocam_dist.inference.clip_rows import BoxOptions
 from colocam_dist.inference.predict import predict
 
 ROOT = Path(__file__).parents[3]
@@ -167,7 +168,7 @@ def test_tables_do_not_outlive_a_clip_that_is_made_anew(
 
     monkeypatch.setattr(prediction, "predict_clip", stop)
     with pytest.raises(KeyboardInterrupt):
-        predict(small_run, source, output, device="cpu", overlays=False, threshold=0.9)
+        predict(small_run, source, output, device="cpu", overlays=False, options=BoxOptions(0.9))
     assert tables(output) == {}
     assert records(output) == {}
 
@@ -182,11 +183,13 @@ def test_another_threshold_or_missing_videos_make_clips_anew(
     assert "no overlay video" in caplog.text
     assert predict(small_run, source, output, device="cpu").clips == 0
     assert predict(small_run, source, output, device="cpu", overlays=False).clips == 0, "a video does no harm"
-    other = predict(small_run, source, output, device="cpu", threshold=0.9, overlays=False)
+    other = predict(small_run, source, output, device="cpu", options=BoxOptions(0.9), overlays=False)
     assert (other.clips, other.kept) == (1, 0)
     assert "other settings: threshold (0.7 -> 0.9)" in caplog.text
     assert json.loads(tables(output)["predictions.json"])["threshold"] == 0.9
-    assert predict(small_run, source, output, device="cpu", threshold=0.9).clips == 1, "the old video has old boxes"
+    assert predict(small_run, source, output, device="cpu", options=BoxOptions(0.9)).clips == 1, (
+        "the old video has old boxes"
+    )
 
 
 def test_damaged_clips_do_not_keep_the_others_from_being_made(small_run: Path, clips: Path, tmp_path: Path) -> None:

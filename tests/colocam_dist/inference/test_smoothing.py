@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from colocam_dist.inference.smoothing import smooth_maps
-from colocam_dist.inference.timeline import Timeline, make_timeline
+from colocam_dist.inference.smoothing import smooth_each, smooth_maps
+from colocam_dist.inference.timeline import TimedMap, Timeline, make_timeline
 
 
 def slow(maps_THW: np.ndarray, numbers: list[int], segments: list[int], sigma: float) -> np.ndarray:
@@ -60,9 +61,25 @@ def test_results_stay_in_the_unit_interval() -> None:
     assert smooth_THW.max() <= 1.0
 
 
+def test_maps_that_come_one_by_one_are_not_held_longer_than_needed() -> None:
+    read = []
+
+    def frames() -> Iterator[TimedMap]:
+        for number in [0, 1, 2, 3, 4, 5, 20, 21]:
+            read.append(number)
+            yield TimedMap(number, 0, np.full((3, 5), number, np.float32))
+
+    ahead = [len(read) - made for made, _ in enumerate(smooth_each(frames(), 0.7), 1)]
+    assert ahead == [3, 3, 3, 3, 2, 1, 1, 0], "2.1 frames to the right, and the first one behind them"
+    read.clear()
+    assert [len(read) - made for made, _ in enumerate(smooth_each(frames(), 0.0), 1)] == [0] * 8
+
+
 def test_wrong_input_is_refused() -> None:
     maps_THW = np.zeros((3, 2, 2), np.float32)
     with pytest.raises(ValueError, match="one map for each frame"):
         smooth_maps(maps_THW, make_timeline(np.arange(4)), 1.0)
     with pytest.raises(ValueError, match="sigma of 0 or more"):
         smooth_maps(maps_THW, make_timeline(np.arange(3)), -1.0)
+    with pytest.raises(ValueError, match="sigma of 0 or more"):
+        next(smooth_each([], -1.0))

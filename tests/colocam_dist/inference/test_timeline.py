@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from colocam_dist.inference.timeline import Timeline, color_histograms, frame_numbers, make_timeline
+from colocam_dist.inference.timeline import SegmentCounter, Timeline, color_histograms, frame_numbers, make_timeline
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,15 @@ def test_a_cut_lies_where_colors_have_little_in_common() -> None:
     assert make_timeline(numbers).segments_T.tolist() == [0] * 5
     assert len(make_timeline(numbers)) == 5
     assert len(make_timeline(numbers[:0], histograms[:0], 0.5)) == 0
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.5, 0.7, 1.0])
+def test_segments_of_frames_one_by_one_are_those_of_all_together(cut: float) -> None:
+    images_NCHW = np.random.default_rng(0).integers(0, 2, (40, 3, 5, 3), np.uint8) * 255
+    wanted = make_timeline(np.arange(40), color_histograms(images_NCHW), cut).segments_T.tolist()
+    segments = SegmentCounter(cut)
+    assert [segments.next(image_CHW) for image_CHW in images_NCHW] == wanted
+    assert (len(set(wanted)) > 1) == (cut > 0)
 
 
 def test_wrong_input_is_refused() -> None:

@@ -54,12 +54,24 @@ def test_a_prediction_has_heat_box_and_caption_on_odd_sizes(size: tuple[int, int
     frame = np.full((*size, 3), 90, np.uint8)
     height, width = size
     box = (0.25 * width, 0.5 * height, 0.75 * width, 0.9 * height)
-    drawn = draw_prediction(frame, np.eye(5, dtype=np.float32), box, "cat 0.93")
+    drawn = draw_prediction(frame, np.eye(5, dtype=np.float32), [box], "cat 0.93")
     assert drawn.shape == frame.shape
     assert drawn.dtype == np.uint8
     assert tuple(drawn[round(0.7 * height), round(0.25 * width)]) == LOCALIZER_COLOR
     letters_HW = (drawn[: height // 8, : width // 2] > 200).all(2)
     assert np.ptp(np.nonzero(letters_HW)[0]) >= 7, "letters of at least eight rows"
+
+
+def test_all_boxes_of_a_prediction_are_drawn_the_first_on_top() -> None:
+    frame = np.full((151, 201, 3), 90, np.uint8)
+    flat = np.zeros((3, 3), np.float32)
+    left, right = (20, 60, 90, 120), (92, 60, 150, 120)
+    both, other = (draw_prediction(frame, flat, boxes, "cat") for boxes in ([left, right], [right, left]))
+    for picture in (both, other):
+        assert tuple(picture[90, 20]) == tuple(picture[90, 150]) == LOCALIZER_COLOR
+    assert tuple(both[90, 90]) == LOCALIZER_COLOR
+    assert not np.array_equal(both, other)
+    assert np.array_equal(draw_prediction(frame, flat, [(0, 0, 0, 0)], "cat"), label(heat(frame, flat), "cat"))
 
 
 def test_a_contact_sheet_holds_each_picture_in_reading_order() -> None:
