@@ -3,11 +3,11 @@
     python benchmarks/smoothing.py --run RUN data.shards=DIR data.split=train [--grid small]
 
 The split needs a box in every frame. Shots are sorted by the names of their videos; the first half is for choosing.
-Thresholds are those of the run's validation (which `launchers/evaluate.py` has written), also for smoothed maps. Among
-the settings of a grid whose CorLoc is at most one point below that of frame by frame, the one is taken whose
-boxes are nearest to the true ones in steadiness. Prints a table of the half for choosing and one of the other half for
-each method: frame by frame, the defaults, and what was chosen. Maps and candidates are made once, so the grid costs
-little.
+Thresholds are those of the run's validation (which `launchers/evaluate.py` has written), also for smoothed maps;
+methods without one (`evaluation.cams=[]`) are left out. Among the settings of a grid whose CorLoc is at most one point
+below that of frame by frame, the one is taken whose boxes are nearest to the true ones in steadiness. Prints a table of
+the half for choosing and one of the other half for each method: frame by frame, the defaults, and what was chosen. Maps
+and candidates are made once, so the grid costs little.
 """
 
 from __future__ import annotations
@@ -169,6 +169,8 @@ def main() -> None:
         ("layercam", classifier, cam_maps(classifier, build_cam_method("layercam"))),
         ("localizer", localizer, localizer_maps(localizer)),
     ):
+        if name not in thresholds:
+            continue
         shots = sorted(each_shot(scorer, model, maps, scorer.frames), key=lambda shot: video_of(scorer, shot))
         compare(name, scorer, shots, float(thresholds[name]["threshold"]), given.grid)
 
