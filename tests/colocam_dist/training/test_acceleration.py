@@ -89,7 +89,8 @@ def results(stage: str, zero: int, settings: tuple[str, ...], workers: Workers) 
     names = list(scored.state_dict())
     formats = {t.is_contiguous(memory_format=torch.channels_last) for t in made.module.parameters() if t.dim() == 4}
     with torch.inference_mode():
-        output = scored.eval()(part(9, slice(0, 2)).images_WNCHW.flatten(0, 1))[-1].contiguous()
+        given = scored.eval()(part(9, slice(0, 2)).images_WNCHW.flatten(0, 1))
+        output = (given.map_logits_B2HW if stage == "localizer" else given.logits_BK).contiguous()
     # Whatever made the checkpoint, a plain engine of another ZeRO stage goes on with it, and the same way round.
     plain = Made(stage, 0, (PLAIN,), workers)
     plain.state.put_back(content)
