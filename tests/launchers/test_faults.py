@@ -35,8 +35,15 @@ def failed(outcome: Outcome) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["hang@1:4:forward", "hang@0:4:data", "hang@1:4:backward", "hang@0:4:save.write"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param("hang@1:4:forward", marks=pytest.mark.slow),
+        pytest.param("hang@0:4:save.write", marks=pytest.mark.slow),
+        pytest.param("hang@0:4:data", marks=pytest.mark.long),
+        pytest.param("hang@1:4:backward", marks=pytest.mark.long),
+    ],
+)
 def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab: Lab, whole: Outcome, fault: str) -> None:
     culprit, phase = int(fault[5]), fault.rpartition(":")[2]
     name = fault.replace("@", "-").replace(":", "-")

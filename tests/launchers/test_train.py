@@ -165,15 +165,15 @@ def test_two_ranks_that_share_windows_train_as_one_that_has_them_whole(tiny_shar
     assert receipts[0] == receipts[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
-        [],
+        pytest.param([], id="plain", marks=pytest.mark.slow),
         # In the last epoch the loss depends on the average, by the seeds.
-        ["localizer.ema.decay=0.9", "localizer.seeds.refresh_epoch=2"],
+        pytest.param(
+            ["localizer.ema.decay=0.9", "localizer.seeds.refresh_epoch=2"], id="averaged", marks=pytest.mark.long
+        ),
     ],
-    ids=["plain", "averaged"],
 )
 def test_a_killed_run_continues_to_the_same_losses(more: list[str], tiny_shards: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
@@ -327,7 +327,7 @@ def test_zero_stages_give_the_same_losses_and_resume(tiny_shards: Path, tmp_path
     assert code == 0, output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_vision_transformer_trains_both_stages_whatever_holds_its_weights(tiny_shards: Path, tmp_path: Path) -> None:
     """One rank, and two that hold a part of every weight each; pictures of 40 pixels are enlarged to 48."""
     options = ("model.encoder=vit_tiny", "classifier.epochs=1", "localizer.epochs=1", "classifier.optimizer.lr=0.001")

@@ -94,7 +94,7 @@ def test_every_command_does_what_it_says_although_the_driver_is_killed(shards: P
     assert processes_of(study) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_bad_trial_is_reported_and_the_study_goes_on(shards: Path, tmp_path: Path) -> None:
     bad = "bad: {fault: 'exception@0:1:localizer.forward', checkpoint.keep: 3}"

@@ -21,13 +21,13 @@ from colocam_dist.inference.api import Localizer
 from colocam_dist.inference.export import export_localizer, onnx_program, torch_program
 
 SIZE = 40
-slow = pytest.mark.slow
+slow, long = pytest.mark.slow, pytest.mark.long
 ENCODERS = [
     "resnet18",
     pytest.param("resnet50", marks=slow),
-    pytest.param("vgg16", marks=slow),
-    pytest.param("inceptionv3", marks=slow),
-    pytest.param("efficientnet_lite0", marks=slow),
+    pytest.param("vgg16", marks=long),
+    pytest.param("inceptionv3", marks=long),
+    pytest.param("efficientnet_lite0", marks=long),
 ]
 
 

@@ -48,9 +48,15 @@ def errors(ours: list[Tensor], truth: list[Tensor]) -> list[float]:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.gpu_blocks
-@pytest.mark.parametrize(("backend", "error"), [("histogram", 1e-6), ("histogram_fp32", 1e-6), ("mixed", 5e-4)])
+@pytest.mark.parametrize(
+    ("backend", "error"),
+    [
+        pytest.param("histogram", 1e-6, marks=pytest.mark.slow),
+        pytest.param("histogram_fp32", 1e-6, marks=pytest.mark.long),
+        pytest.param("mixed", 5e-4, marks=pytest.mark.slow),
+    ],
+)
 def test_value_total_and_gradient(backend: str, error: float, window: tuple[Tensor, Tensor]) -> None:
     truth = value_total_gradient(window[0].double(), window[1], backend="torch:exact")
     ours = value_total_gradient(*window, backend=f"triton:{backend}")
@@ -76,8 +82,10 @@ def test_bins_are_filled_for_large_windows(window: tuple[Tensor, Tensor], monkey
     assert max(errors(value_total_gradient(*window, backend="triton:histogram"), truth)) < 1e-6
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["histogram", "histogram_fp32"])
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param("histogram", marks=pytest.mark.slow), pytest.param("histogram_fp32", marks=pytest.mark.long)],
+)
 def test_masks_and_weights(backend: str, window: tuple[Tensor, Tensor]) -> None:
     fg, frames = window
     if backend == "histogram":
