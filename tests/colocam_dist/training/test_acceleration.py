@@ -63,7 +63,7 @@ class Made:
         self.module.train()
         learning = [p for p in model.parameters() if p.requires_grad]
         optimizer = build_sgd(
-            Optimizer(lr=0.05, weight_decay=1e-3), learning[:2], learning[2:], fused=config.engine.fused_optimizer
+            Optimizer(lr=0.01, weight_decay=1e-3), learning[:2], learning[2:], fused=config.engine.fused_optimizer
         )
         self.state = EngineState(self.module, model, zero_stage=zero, workers=workers, synchronized=True)
         share = WINDOWS // workers.world
