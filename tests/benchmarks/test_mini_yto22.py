@@ -21,7 +21,7 @@ CLASSES = ("bird", "cat")
 def metrics(localizer: float, layercam: float) -> dict[str, Any]:
     def method(value: float) -> dict[str, Any]:
         rules = {"validation": value, "pooled": value + 1, "per_class": value + 2}
-        return {"corloc": rules, "per_class": {name: rules for name in CLASSES}}
+        return {"corloc": rules, "per_class": dict.fromkeys(CLASSES, rules)}
 
     return {"methods": {"layercam": method(layercam), "localizer": method(localizer)}}
 
