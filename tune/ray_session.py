@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -129,9 +129,8 @@ def _await_nodes(wanted: int) -> None:
 @contextmanager
 def _guard() -> Iterator[None]:
     """Within it, Ray's agents end with this process even if it is killed; by themselves they take a minute."""
-    here = psutil.Process()
-    agents = [agent for child in here.children() if child.name() == "raylet" for agent in child.children()]
-    pids = " ".join(str(agent.pid) for agent in agents if agent.name().startswith("ray::"))
+    raylets = _children(psutil.Process(), "raylet")
+    pids = " ".join(str(agent.pid) for raylet in raylets for agent in _children(raylet, "ray::"))
     # The shell waits for the end of a pipe whose other end is held by this process only.
     with subprocess.Popen(
         ["sh", "-c", f"cat > /dev/null; kill -9 {pids} 2> /dev/null"], stdin=subprocess.PIPE, start_new_session=True
@@ -140,6 +139,17 @@ def _guard() -> Iterator[None]:
             yield
         finally:
             guard.kill()
+
+
+def _children(process: psutil.Process, name: str) -> list[psutil.Process]:
+    """Children whose name starts with this one; children that end meanwhile are left out."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for child in process.children():
+            with suppress(psutil.NoSuchProcess):
+                if child.name().startswith(name):
+                    found.append(child)
+    return found
 
 
 def _own(temporary: Path, cpus: float, gpus: float | None) -> dict[str, object]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from colocam_dist.errors import ClusterError
-from tune.ray_session import check_share
+from tune.ray_session import _children, check_share
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:
@@ -28,3 +29,14 @@ def test_a_trial_that_fits_on_none_is_refused(monkeypatch: pytest.MonkeyPatch) -
     for share in ({"CPU": 8.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}):
         with pytest.raises(ClusterError, match="at most 8 CPU, 0 GPU or 4 CPU, 1 GPU"):
             check_share(share)
+
+
+def test_children_that_end_while_they_are_listed_are_left_out() -> None:
+    """A helper of Ray that ended between its listing and the reading of its name ended a study once."""
+
+    def ended() -> str:
+        raise psutil.NoSuchProcess(1)
+
+    agent, other, gone = (SimpleNamespace(name=name) for name in (lambda: "ray::a", lambda: "log_monitor", ended))
+    assert _children(SimpleNamespace(children=lambda: [gone, agent, other]), "ray::") == [agent]  # type: ignore[arg-type]
+    assert _children(SimpleNamespace(children=ended), "ray::") == []  # type: ignore[arg-type]
