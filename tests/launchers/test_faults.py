@@ -18,6 +18,8 @@ from benchmarks.reliability_lab import Lab, Outcome, differences  # noqa: E402
 
 SETTINGS = ("run.stages=[classifier]", "classifier.epochs=3", "checkpoint.every_steps=1", "engine.timeout=12")
 
+STAGES = ("classifier.epochs=2", "localizer.epochs=1", "checkpoint.every_steps=3")
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
@@ -28,6 +30,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def whole(lab: Lab) -> Outcome:
     """An undisturbed run."""
     return lab.run("whole", *SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def all_stages(lab: Lab) -> Outcome:
+    """An undisturbed run of all stages."""
+    return lab.run("all-stages", *STAGES)
 
 
 def failed(outcome: Outcome) -> dict[str, Any]:
@@ -120,15 +128,13 @@ def test_a_slow_rank_is_waited_for(lab: Lab, whole: Outcome) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["validate", "cams"])
-def test_a_request_to_stop_outside_of_training_steps_is_heard(lab: Lab, phase: str) -> None:
+def test_a_request_to_stop_outside_of_training_steps_is_heard(lab: Lab, all_stages: Outcome, phase: str) -> None:
     """One rank is asked; the others hear of it by the store, save, and the resumed run equals the undisturbed one."""
-    settings = ("classifier.epochs=2", "localizer.epochs=1", "checkpoint.every_steps=3")
-    reference = lab.run(f"reference-{phase}", *settings)
     name = f"asked-{phase}"
     fault = f"fault=ask@1:{8 if phase == 'validate' else 0}:{phase}"
-    asked = lab.run(name, *settings, fault, check=False)
+    asked = lab.run(name, *STAGES, fault, check=False)
     assert asked.code == 85
     reason = json.loads((asked.folder / "preempted.json").read_text())["reason"]
     assert "SIGUSR1 on rank 1" in reason
-    resumed = lab.run(name, *settings, "run.on_exists=resume")
-    assert differences(reference.folder, resumed.folder) == ""
+    resumed = lab.run(name, *STAGES, "run.on_exists=resume")
+    assert differences(all_stages.folder, resumed.folder) == ""

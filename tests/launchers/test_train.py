@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -225,22 +227,35 @@ def is_rank(process: int) -> bool:
     return Path(f"/proc/{process}/environ").read_bytes().find(b"\0LOCAL_RANK=") >= 0
 
 
+FOUR_EPOCHS = ("run.stages=[classifier]", "classifier.epochs=4")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Gives the folder of a run of so many ranks that nobody asks to stop; its shards lie beside it."""
+
+    @functools.cache
+    def run(ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"undisturbed{ranks}")
+        shutil.copytree(tiny_shards, folder / "shards")
+        code, output = finished(train(folder / "shards", folder, "whole", *FOUR_EPOCHS, ranks=ranks))
+        assert code == 0, output
+        return folder / "whole"
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "number", "to"),
     [(1, signal.SIGUSR2, "rank"), (2, signal.SIGUSR1, "rank"), (2, signal.SIGTERM, "launcher")],
 )
 def test_a_run_that_is_asked_to_stop_saves_and_resumes(
-    tiny_shards: Path, tmp_path: Path, ranks: int, number: signal.Signals, to: str
+    undisturbed: Callable[[int], Path], tmp_path: Path, ranks: int, number: signal.Signals, to: str
 ) -> None:
-    shards = tmp_path / "shards"
-    shutil.copytree(tiny_shards, shards)
-    options = ("run.stages=[classifier]", "classifier.epochs=4")
-    code, output = finished(train(shards, tmp_path, "whole", *options, ranks=ranks))
-    assert code == 0, output
-
-    run = tmp_path / "cut"
-    process = train(shards, tmp_path, "cut", *options, ranks=ranks)
+    reference = undisturbed(ranks)
+    shards, run = reference.with_name("shards"), tmp_path / "cut"
+    process = train(shards, tmp_path, "cut", *FOUR_EPOCHS, ranks=ranks)
     deadline = time.monotonic() + 100
     while not (run / "metrics.jsonl").is_file() or len(rows(run, "classifier")) < 2:
         assert time.monotonic() < deadline
@@ -260,10 +275,10 @@ def test_a_run_that_is_asked_to_stop_saves_and_resumes(
     if to != "launcher":
         assert process.returncode == 85, output
 
-    code, output = finished(train(shards, tmp_path, "cut", *options, "run.on_exists=resume", ranks=ranks))
+    code, output = finished(train(shards, tmp_path, "cut", *FOUR_EPOCHS, "run.on_exists=resume", ranks=ranks))
     assert code == 0, output
     assert not (run / "preempted.json").exists()
-    whole, cut = rows(tmp_path / "whole", "classifier"), rows(run, "classifier")
+    whole, cut = rows(reference, "classifier"), rows(run, "classifier")
     assert {step: row["loss"] for step, row in cut.items()} == {step: row["loss"] for step, row in whole.items()}
 
 
@@ -313,14 +328,13 @@ def test_zero_stages_give_the_same_losses_and_resume(tiny_shards: Path, tmp_path
     settings = ["run.stages=[classifier]", "classifier.global_batch=16", "classifier.epochs=3"]
     settings += ["classifier.optimizer.lr=0.0001"]
     losses = {}
-    for stage in (0, 1, 2, 3):
+    for stage in (0, 2, 3):  # test_engine_state.py has all four
         name = f"zero{stage}"
         options = [*settings, f"engine.zero_stage={stage}", "engine.gradient_clipping=5.0"]
         code, output = finished(train(shards, tmp_path, name, *options, ranks=2))
         assert code == 0, output
         losses[stage] = [row["loss"] for row in rows(tmp_path / name, "classifier").values()]
     assert len(losses[0]) == 6
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
     assert losses[3] == pytest.approx(losses[0], rel=1e-4)
     code, output = finished(train(shards, tmp_path, "zero3", *options, "run.on_exists=resume", ranks=2))
