@@ -147,7 +147,7 @@ def _describe(detail: Any, origin: Mapping[str, str], path: str, names: Sequence
     name = ".".join(location)
     parents = [".".join(location[:depth]) for depth in range(len(location), 0, -1)]
     children = [key for key in origin if key.startswith(f"{name}.") or not name]
-    place = next((origin[key] for key in [*parents, *reversed(children)] if key in origin), path)
+    place = next((origin[key] for key in [name, *reversed(children), *parents] if key in origin), path)
     if detail["type"] == "extra_forbidden":
         return f"{name} [{place}]: unknown setting{_nearest(name, names)}"
     if detail["type"] == "missing":

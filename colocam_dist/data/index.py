@@ -21,7 +21,7 @@ from colocam_dist.data.shots import Shot, Shots
 from colocam_dist.data.storage import RemoteSettings, ShardFile, open_storage
 from colocam_dist.errors import DataError
 
-__all__ = ["Shot", "ShotIndex", "check_same_classes"]
+__all__ = ["Shot", "ShotIndex", "check_boxes", "check_same_classes"]
 
 _log = logging.getLogger(__name__)
 
@@ -195,6 +195,22 @@ class ShotIndex:
     def labelled_frames(self) -> NDArray[np.int64]:
         """Ids of the frames that have at least one box, ascending."""
         return np.unique(self.box_frame)
+
+
+def check_boxes(index: ShotIndex) -> None:
+    """Check that frames of a split can be scored.
+
+    Raises:
+        DataError: none has a box.
+    """
+    if not len(index.box_frame):
+        raise DataError(
+            f"split {index.split} has no boxes, so nothing can be scored",
+            where=index.location,
+            wanted=f"boxes of at least a few frames of split {index.split}; training frames need none",
+            fix="build it with boxes (boxes.csv, see docs/data.md), or choose a split that has them; if it is only the "
+            "split to evaluate, run.stages=[classifier,cams,localizer] trains without",
+        )
 
 
 def check_same_classes(train: ShotIndex, other: ShotIndex) -> None:

@@ -83,7 +83,7 @@ class CorLoc:
     Attributes:
         corloc: mean over the classes present, by rule.
         micro: right frames of all classes over all frames, by rule, at the thresholds of `corloc`.
-        intervals: 95 % bootstrap intervals over videos, by rule; None where not computed.
+        intervals: 95 % bootstrap intervals over videos, by rule; None where not computed, or where no class has two.
         top1: like `corloc`, for frames whose class is predicted right too; oracle rules choose for this figure anew.
         thresholds: tau of the rules "validation" and "pooled".
         classification: share of frames classified right (not averaged over classes).

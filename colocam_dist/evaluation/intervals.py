@@ -25,7 +25,8 @@ def bootstrap_intervals(
     """95 % percentile intervals of the mean over classes, percent, by threshold rule.
 
     Each class draws as many videos as it has, with replacement, so every class stays present. A class with one video
-    always draws that video: it adds nothing to the width, which is then too small. The oracle rules take a maximum in
+    always draws that video: it adds nothing to the width, which is then too small. If no class has a second video there
+    is no interval to tell, and the result is empty. The oracle rules take a maximum in
     each resample, which lifts their intervals: they may lie high around the figure, or even above it.
 
     Args:
@@ -39,6 +40,8 @@ def bootstrap_intervals(
     """
     rng = np.random.default_rng(seed)
     present = np.unique(labels_F)
+    if len({*zip(labels_F.tolist(), videos_F.tolist(), strict=True)}) == len(present):
+        return {}
     macro_RT = np.zeros((resamples, right_FT.shape[1]))
     best_R = np.zeros(resamples)
     for label in present:

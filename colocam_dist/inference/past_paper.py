@@ -191,7 +191,7 @@ class PastPaper:
         if self.settings.bootstrap:
             interval = bootstrap_intervals(
                 change_L1, scores.labels_F, scores.videos_F, 0, resamples=self.settings.bootstrap, seed=self.seed
-            )["validation"]
+            ).get("validation")
         return figures.corloc["validation"] - result.corloc["validation"], interval
 
     def _steadiness(self, answers: WayScores) -> Consistency | str:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from colocam_dist.cams.method import CamMethod
 from colocam_dist.config import Config
 from colocam_dist.data.frame_stream import FrameStream
-from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.index import ShotIndex, check_boxes
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import DataError
 from colocam_dist.evaluation.boxes import boxes_over_thresholds, threshold_grid
@@ -80,13 +80,8 @@ class Scorer:
         self.workers = workers
         self.thresholds = threshold_grid(thresholds or config.evaluation.validation_thresholds)
         self.labels = _labels_by_name(index, classes or index.classes)  # of the data -> of the model
+        check_boxes(index)
         self.frames = index.labelled_frames()
-        if not len(self.frames):
-            raise DataError(
-                f"split {index.split} has no boxes, so nothing can be scored",
-                where=index.location,
-                fix="build it with boxes (boxes.csv), or choose a split that has them",
-            )
 
     def score(self, model: torch.nn.Module, maps: MapMaker) -> FrameScores:
         """IoU of every labelled frame at every threshold (collective). `model` is put in eval mode on the device.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from colocam_dist.config import Config
+from colocam_dist.data.index import check_boxes
 from colocam_dist.data.opening import Splits, open_split
 from colocam_dist.errors import WeightsError
 from colocam_dist.runs.folder import RunFolder
@@ -24,9 +25,11 @@ def check_run(config: Config, world: int) -> None:
     """
     for stage in trained_stages(config):
         stage_batch(config, stage, world)
-    Splits.open(config.data)
+    splits = Splits.open(config.data)
+    if trained_stages(config):
+        check_boxes(splits.validation)
     if "evaluate" in config.run.stages:
-        open_split(config.data, config.data.split)
+        check_boxes(open_split(config.data, config.data.split))
     weights = config.model.weights
     if weights not in ("imagenet", "none") and not Path(weights).expanduser().is_file():
         raise WeightsError(

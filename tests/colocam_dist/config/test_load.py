@@ -61,6 +61,13 @@ def test_all_errors_come_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     assert "modle [command line]: unknown setting; did you mean model" in message
 
 
+def test_an_unknown_section_of_an_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("localizer: {epochs: 2}\n")
+    with pytest.raises(ConfigError, match=r"localizer\.los \[command line\]: unknown setting"):
+        load(path, ["localizer.los.frame_crf.weight=1"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [

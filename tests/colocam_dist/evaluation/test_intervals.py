@@ -53,9 +53,11 @@ def test_frames_of_one_video_are_drawn_together() -> None:
 
 
 def test_a_class_with_one_video_adds_no_width() -> None:
-    right = np.array([[True], [False], [False], [False]])
-    alone = bootstrap_intervals(right, np.zeros(4, np.int64), np.array(["a"] * 4), 0)
-    assert alone == dict.fromkeys(("validation", "pooled", "per_class"), (25.0, 25.0))
+    right = np.array([[True], [False], [False], [False], [True], [False]])
+    labels, videos = np.array([0, 0, 0, 0, 1, 1]), np.array([*"aaaa", "b", "c"])
+    both = bootstrap_intervals(right, labels, videos, 0)
+    assert both == dict.fromkeys(("validation", "pooled", "per_class"), (12.5, 62.5))
+    assert bootstrap_intervals(right[:4], labels[:4], videos[:4], 0) == {}, "nothing is known of other videos"
 
 
 def test_the_seed_decides_the_draws() -> None:
