@@ -50,8 +50,8 @@ def read_manifest(storage: Storage, split: str) -> dict[str, Any]:
             f"there are no finished shards of split '{split}'",
             where=where,
             got=f"finished splits: {', '.join(found)}" if found else "no manifest at all",
-            fix="check the folder and the split's name, or build the shards: python -m shards.build --help (a split whose "
-            "share of the videos rounded to none is not written: --splits gives other shares)",
+            fix="check the folder and the split's name, or build the shards: python -m shards.build --help (a split "
+            "whose share of the videos rounded to none is not written: --splits gives other shares)",
         ) from None
     except ValueError as error:
         if isinstance(error, ColocamError):

@@ -125,6 +125,21 @@ class SeenFrame(NamedTuple):
         return replace(self.prediction, map_HW=np.clip(map_HW, 0.0, 1.0))
 
 
+def in_picture(boxes_k4: NDArray[Any], scale_4: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes of a map in pixels of the picture, float64 ``[k, 4]``; their ends are the last pixels inside.
+
+    A box of zeros stands for none and stays one. In a picture smaller than the map a box may be less than a pixel; its
+    ends are then its beginnings.
+
+    Args:
+        boxes_k4: x0, y0, x1, y1 in pixels of the map.
+        scale_4: see :attr:`SeenFrame.scale_4`.
+    """
+    starts_k2, ends_k2 = boxes_k4[:, :2] * scale_4[:2], (boxes_k4[:, 2:] + 1) * scale_4[2:] - 1.0
+    found_k4 = np.concatenate([starts_k2, np.maximum(starts_k2, ends_k2)], 1)
+    return np.where(boxes_k4.any(1, keepdims=True), found_k4, 0.0)
+
+
 def clip_rows(frames: Iterable[SeenFrame], rule: BoxRule, *, maps: bool = False) -> Iterator[FramePrediction]:
     """The rows of a clip, in the order of frames, and within a frame the best box first.
 
@@ -143,6 +158,5 @@ def clip_rows(frames: Iterable[SeenFrame], rule: BoxRule, *, maps: bool = False)
     several = rule.settings.boxes == "all"
     for boxes_k4 in rule.boxes(noted()):
         prediction, scale_4 = waiting.popleft()
-        for place, box_4 in enumerate(np.round(boxes_k4 * scale_4, 2).tolist()):
-            x0, y0, x1, y1 = box_4
+        for place, (x0, y0, x1, y1) in enumerate(np.round(in_picture(boxes_k4, scale_4), 2).tolist()):
             yield replace(prediction, x0=x0, y0=y0, x1=x1, y1=y1, instance=place if several else None)

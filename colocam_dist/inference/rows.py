@@ -33,7 +33,8 @@ class FramePrediction:
         frame: number within the clip, from 0, in decoding order.
         cls: most probable class of this frame.
         score: its softmax probability, in [0, 1].
-        x0, y0, x1, y1: box in pixels of the input frame; all 0 when the map has no region above the threshold.
+        x0, y0, x1, y1: box in pixels of the input frame, counted from 0, the last ones included; all 0 when the map has
+            no region above the threshold.
         instance: number of the box within the frame, from 0, the best one first, where several boxes per frame were
             asked for; else None, and no column.
         map_HW: foreground probability, float32 ``[H, W]`` in [0, 1], where it was asked for; not part of tables.

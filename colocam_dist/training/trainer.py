@@ -228,7 +228,7 @@ class Trainer:
             listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             log.info("%s epoch %d/%d: %s", stage.name, epoch, stage.epochs, listed)
             if epoch and scores.get("threshold") == 0.0:
-                log.warning("no threshold is better than 0, at which every box is the whole frame: nothing is localized")
+                log.warning("the best threshold is 0, at which every box is the whole frame: nothing is localized")
         self._score = scores[next(iter(stage.criteria.values()))]
         self._due = None
         self.workers.barrier()

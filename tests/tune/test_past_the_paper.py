@@ -22,8 +22,10 @@ def flat(config: Config) -> dict[str, object]:
     return {name: value for name, value in found.items() if not isinstance(value, BaseModel)}
 
 
-def test_each_option_changes_its_own_settings_and_all_that_the_page_explains_are_tried() -> None:
-    space = Space(load_study(STUDY))
+def test_each_option_changes_its_own_settings_and_all_that_the_page_explains_are_tried(
+    tiny_shards: Path,
+) -> None:
+    space = Space(load_study(STUDY, [f"data.shards={tiny_shards}"]))
     configs = {str(point["option"]): flat(space.config(point)) for point in space.points() if point["run.seed"] == 0}
     base = configs.pop("base")
     changed = {

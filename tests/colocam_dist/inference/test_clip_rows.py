@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from colocam_dist.config.evaluation import Evaluation
 from colocam_dist.errors import ConfigError
 from colocam_dist.evaluation.boxes import box_at
+from colocam_dist.evaluation.iou import scale_boxes
 from colocam_dist.inference.api import Localizer
-from colocam_dist.inference.clip_rows import BoxOptions, BoxRule, SeenFrame, clip_rows
+from colocam_dist.inference.clip_rows import BoxOptions, BoxRule, SeenFrame, clip_rows, in_picture
 from colocam_dist.inference.instances import instance_boxes
 from colocam_dist.inference.rows import FramePrediction
 from colocam_dist.inference.smoothing import smooth_maps
@@ -196,3 +197,13 @@ def test_settings_that_decide_are_told_and_others_are_not(localizer: Localizer) 
     assert list(viterbi) == ["smoothing", "cut", "viterbi"]
     assert viterbi["viterbi"]["pairwise"] == 1.0
     assert list(facts(boxes="all")) == ["boxes", "instances"]
+
+
+def test_boxes_end_with_the_last_pixel_of_the_picture() -> None:
+    boxes = np.array([[0, 0, 111, 111], [0, 0, 0, 0], [56, 28, 83, 55]], np.int16)
+    wide = np.array([320, 240, 320, 240]) / 112
+    found = in_picture(boxes, wide)
+    assert np.allclose(found, [[0, 0, 319, 239], [0, 0, 0, 0], [160, 60, 239, 119]])
+    assert np.array_equal(scale_boxes(found, 320, 240, 112), boxes), "evaluation reads them back"
+    tiny = in_picture(np.array([[5, 5, 5, 9]]), np.full(4, 0.25))
+    assert np.allclose(tiny, [[1.25, 1.25, 1.25, 1.5]])
