@@ -17,6 +17,7 @@ __all__ = [
     "Findings",
     "Listed",
     "assign_splits",
+    "is_folder",
     "list_folder",
     "list_table",
     "read_boxes",
@@ -50,7 +51,7 @@ def list_folder(root: Path) -> list[Listed]:
     files = [
         path
         for path in root.glob("[!.]*/[!.]*")  # hidden files are no videos, whatever their suffix
-        if path.suffix.lower() in SUFFIXES and not _is_folder(path)
+        if path.suffix.lower() in SUFFIXES and not is_folder(path)
     ]
     files.sort(key=lambda path: (path.parent.name, natural_key(path.name)))
     return [
@@ -59,7 +60,7 @@ def list_folder(root: Path) -> list[Listed]:
     ]
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
     """Not so of links that lead nowhere, and of what may not be looked at: these are reported, not passed over."""
     try:
         return path.is_dir()

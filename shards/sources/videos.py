@@ -25,6 +25,7 @@ from shards.sources.video_tables import (
     Findings,
     Listed,
     assign_splits,
+    is_folder,
     list_folder,
     list_table,
     read_boxes,
@@ -83,7 +84,7 @@ def read_videos(place: Path, rule: PictureRule, options: VideoOptions) -> Inputs
             got=", ".join(lost),
             fix="replace or remove the videos of these classes (the manifest of a build lists what is skipped)",
         )
-    lacking = list(_lacking(listed, units, by_shares))
+    lacking = [*_without_videos(place, classes), *_lacking(listed, units, by_shares)]
     if options.strict:
         fix = "add videos, or change --splits: the videos of each class are shared out in sorted order"
         raise_problems(lacking, what="splits lack videos", where=place, fix=fix)
@@ -121,6 +122,13 @@ def _no_videos(place: Path) -> DataError:
         wanted=f"class/video with one of {' '.join(SUFFIXES)}, or a CSV file with the columns path,class",
         fix=fix,
     )
+
+
+def _without_videos(place: Path, classes: set[str]) -> Iterator[str]:
+    """Folders beside those of the classes."""
+    folders = {path.name for path in place.glob("[!.]*") if is_folder(path)} if is_folder(place) else set()
+    for folder in sorted(folders - classes):
+        yield f"folder {folder} is no class: none of its files ends with one of {' '.join(SUFFIXES)}"
 
 
 def _lacking(listed: Sequence[Listed], units: Sequence[VideoFile], by_shares: dict[str, float]) -> Iterator[str]:

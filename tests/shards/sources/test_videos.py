@@ -442,6 +442,15 @@ def test_a_split_without_its_share_is_named(tmp_path: Path) -> None:
     assert read_videos(tmp_path, RULE, VideoOptions(cuts="none", strict=True, fractions=half)).warnings == ()
 
 
+def test_a_folder_without_videos_is_named(tmp_path: Path) -> None:
+    for name in "abcdef":
+        write_video(tmp_path / f"cat/{name}.mp4", stamped(3))
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/a.wmv").write_bytes(b"video")
+    (warning,) = read_videos(tmp_path, RULE, NONE).warnings
+    assert warning == "folder dog is no class: none of its files ends with one of .avi .mkv .mov .mp4 .webm"
+
+
 def test_a_class_that_lost_its_training_videos_is_named(tmp_path: Path) -> None:
     for name in "abc":
         write_video(tmp_path / f"cat/{name}.mp4", stamped(3))
