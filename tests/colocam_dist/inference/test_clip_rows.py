@@ -43,7 +43,9 @@ def frames(picture: Picture) -> NDArray[np.uint8]:
 
 
 def in_pixels(boxes_T4: NDArray[Any]) -> list[tuple[float, ...]]:
-    return [tuple(box) for box in np.round(boxes_T4 * (np.array([61, 47, 61, 47]) / 40), 2).tolist()]
+    ends = np.array([0, 0, 1, 1])
+    found = (boxes_T4 + ends) * (np.array([61, 47, 61, 47]) / 40) - ends
+    return [tuple(box) for box in np.round(np.where(boxes_T4.any(1, keepdims=True), found, 0.0), 2).tolist()]
 
 
 @pytest.fixture
