@@ -96,6 +96,7 @@ def predict(
     rule = localizer.rule(options or BoxOptions())
     settings = {
         "version": __version__,
+        "ends": "included",  # of boxes; clips that were finished before that are made anew
         "weights": localizer.weights_sha256,
         "model": localizer.model,
         "classes": localizer.classes,

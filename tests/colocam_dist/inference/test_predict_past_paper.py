@@ -50,7 +50,7 @@ def test_without_options_files_are_as_they_were_before_there_were_any(
     assert (tmp_path / "predictions.json").read_text() == json.dumps({**facts, "frames": rows}, indent=1)
     record = json.loads((tmp_path / "clips/0.json").read_text())
     assert list(record) == ["clip", "settings", "input", "video", "frames"]
-    assert list(record["settings"]) == ["version", "weights", "model", "classes", "size", "threshold"]
+    assert list(record["settings"]) == ["version", "ends", "weights", "model", "classes", "size", "threshold"]
 
 
 @pytest.mark.parametrize("way", WAYS)

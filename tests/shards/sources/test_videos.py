@@ -16,52 +16,20 @@ import scenedetect
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.errors import ConfigError, DataError
 from shards.dataset import BuildOptions, build_dataset
-from shards.images import PictureRule
 from shards.sources.containers import truncation
 from shards.sources.video_unit import Cuts, VideoOptions
 from shards.sources.videos import read_videos
-
-RULE = PictureRule(360, 320, 95)
-WIDTH, HEIGHT = 96, 64
-
-
-def write_video(path: Path, images: Sequence[np.ndarray]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = images[0].shape[:2]
-    codec = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}[path.suffix]
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 10, (width, height))
-    for image in images:
-        writer.write(image)
-    writer.release()
-    return path
-
-
-def stamped(count: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> list[np.ndarray]:
-    """Gray frames on which their number stands as 8 black or white bars."""
-    images = []
-    for number in range(count):
-        image = np.full((size[1], size[0], 3), 128, np.uint8)
-        for bit in range(8):
-            image[:, bit * size[0] // 8 : (bit + 1) * size[0] // 8 - 2] = 235 if number >> bit & 1 else 20
-        images.append(image)
-    return images
-
-
-def number_on(jpeg: bytes) -> int:
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-    width = image.shape[1]
-    bars = [image[:, bit * width // 8 + 2 : (bit + 1) * width // 8 - 4].mean() > 128 for bit in range(8)]
-    return sum(int(bar) << bit for bit, bar in enumerate(bars))
-
-
-def frames_of(place: Path, options: VideoOptions, **facts: str) -> list[Any]:
-    (unit,) = (u for u in read_videos(place, RULE, options).units if all(getattr(u, k) == v for k, v in facts.items()))
-    warnings: list[str] = []
-    frames = list(unit.frames(RULE, warnings.append))
-    return [frames, warnings]
-
-
-NONE = VideoOptions(cuts="none")
+from tests.shards.sources.drawn_videos import (
+    HEIGHT,
+    NONE,
+    RULE,
+    STRICT,
+    WIDTH,
+    frames_of,
+    number_on,
+    stamped,
+    write_video,
+)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
@@ -120,39 +88,6 @@ def test_a_box_on_a_frame_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("path,frame,x0,y0,x1,y1\ncat/a.mp4,5,1,2,3,4\n")
     with pytest.raises(DataError, match=r"names frame 5(?s:.*)a.mp4(?s:.*)5 frames, counted from 0"):
         frames_of(tmp_path, NONE)
-
-
-def test_splits_follow_the_sorted_names(tmp_path: Path) -> None:
-    for cls, count in (("cat", 10), ("dog", 2)):
-        for number in range(count):
-            write_video(tmp_path / cls / f"clip{number + 5}.avi", stamped(2))
-    inputs = read_videos(tmp_path, RULE, NONE)
-    splits = {(unit.cls, unit.video): unit.split for unit in inputs.units}
-    wanted = ["train"] * 7 + ["val"] + ["test"] * 2
-    assert [splits["cat", f"clip{number + 5}"] for number in range(10)] == wanted
-    assert [splits["dog", f"clip{number}"] for number in (5, 6)] == ["train", "val"]
-    inputs = read_videos(tmp_path, RULE, VideoOptions(cuts="none", fractions={"train": 0.5, "test": 0.5}))
-    assert [sum(unit.split == split for unit in inputs.units) for split in ("train", "val", "test")] == [6, 0, 6]
-
-
-def test_a_table_may_say_the_splits(tmp_path: Path) -> None:
-    for name in ("x/1.avi", "x/2.avi", "y/1.avi"):
-        write_video(tmp_path / name, stamped(2))
-    table = tmp_path / "list.csv"
-    table.write_text("path,class,split\nx/2.avi,cat,train\nx/1.avi,cat,test\ny/1.avi,dog,val\n")
-    inputs = read_videos(table, RULE, NONE)
-    found = {(unit.split, unit.cls, unit.video) for unit in inputs.units}
-    assert found == {("train", "cat", "2"), ("test", "cat", "1"), ("val", "dog", "1")}
-    with pytest.raises(DataError, match="column split, and --splits"):
-        read_videos(table, RULE, VideoOptions(fractions={"train": 1.0}))
-    table.write_text("path,class,split\nx/2.avi,cat,train\n../1.avi,cat,test\nx/1.avi,dog,valid\nx/2.avi,cat,train\n")
-    with pytest.raises(DataError) as caught:
-        read_videos(table, RULE, NONE)
-    for text in ("3 problems", "line 3: wanted a path below", "line 4: split 'valid'", "two videos called '2'"):
-        assert text in str(caught.value)
-
-
-STRICT = VideoOptions(cuts="none", strict=True, fractions={"train": 1.0})
 
 
 def test_bad_videos_are_left_out_or_named_all_at_once(tmp_path: Path) -> None:
@@ -251,17 +186,6 @@ def test_rotated_videos_are_stored_upright(tmp_path: Path, edit_mp4: Any) -> Non
         image = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
         back = cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)
         assert number_on(cv2.imencode(".jpg", back)[1].tobytes()) == number
-
-
-def test_no_class_is_lost_in_silence(tmp_path: Path) -> None:
-    write_video(tmp_path / "cat/good.mp4", stamped(3))
-    (tmp_path / "dog").mkdir()
-    (tmp_path / "dog/a.mp4").touch()
-    with pytest.raises(DataError, match=r"classes would be lost(.|\n)*got: dog"):
-        read_videos(tmp_path, RULE, NONE)
-    (tmp_path / "cat/good.mp4").unlink()
-    with pytest.raises(DataError, match=r"no video can be decoded(.|\n)*dog/a.mp4: the file is empty"):
-        read_videos(tmp_path, RULE, NONE)
 
 
 def test_a_header_that_promises_too_much_is_a_warning(tmp_path: Path) -> None:
@@ -411,57 +335,6 @@ def test_two_ways_to_thin_out_are_refused() -> None:
 def test_rates_that_keep_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="not above 0"):
         VideoOptions(**options)
-
-
-def test_an_empty_folder_says_what_was_wanted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no videos(?s:.*)class/video") as caught:
-        read_videos(tmp_path, RULE, NONE)
-    assert "too high" not in str(caught.value)
-
-
-def test_a_folder_of_videos_lies_one_level_too_low(tmp_path: Path) -> None:
-    for name in ("clip10.mp4", "clip9.MP4"):
-        (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"no videos in folders of classes") as caught:
-        read_videos(tmp_path, RULE, NONE)
-    assert "got: 2 videos in the folder itself, as clip9.MP4: one level too high" in str(caught.value)
-    assert f"fix: move them to folders named after their classes, as {tmp_path}/class/clip9.MP4" in str(caught.value)
-
-
-def test_a_split_without_its_share_is_named(tmp_path: Path) -> None:
-    for name in "abc":
-        write_video(tmp_path / f"cat/{name}.mp4", stamped(3))
-    write_video(tmp_path / "dog/a.mp4", stamped(3))
-    inputs = read_videos(tmp_path, RULE, NONE)  # of three videos, 0.7, 0.15 and 0.15 are 2, 1 and none
-    assert {unit.split for unit in inputs.units} == {"train", "val"}
-    (warning,) = inputs.warnings
-    assert warning.startswith("split test is empty: of at most 3 videos of a class, its share of 0.15 rounds to none")
-    with pytest.raises(DataError, match=r"splits lack videos: 1 problem(.|\n)*split test is empty(.|\n)*--splits"):
-        read_videos(tmp_path, RULE, replace(NONE, strict=True))
-    half = {"train": 0.5, "val": 0.5}
-    assert read_videos(tmp_path, RULE, VideoOptions(cuts="none", strict=True, fractions=half)).warnings == ()
-
-
-def test_a_folder_without_videos_is_named(tmp_path: Path) -> None:
-    for name in "abcdef":
-        write_video(tmp_path / f"cat/{name}.mp4", stamped(3))
-    (tmp_path / "dog").mkdir()
-    (tmp_path / "dog/a.wmv").write_bytes(b"video")
-    (warning,) = read_videos(tmp_path, RULE, NONE).warnings
-    assert warning == "folder dog is no class: none of its files ends with one of .avi .mkv .mov .mp4 .webm"
-
-
-def test_a_class_that_lost_its_training_videos_is_named(tmp_path: Path) -> None:
-    for name in "abc":
-        write_video(tmp_path / f"cat/{name}.mp4", stamped(3))
-        write_video(tmp_path / f"dog/{name}.mp4", stamped(3))
-    (tmp_path / "dog/a.mp4").write_bytes(b"")
-    inputs = read_videos(tmp_path, RULE, VideoOptions(cuts="none", fractions={"train": 0.4, "test": 0.6}))
-    assert {(unit.cls, unit.split) for unit in inputs.units} == {("cat", "train"), ("cat", "test"), ("dog", "test")}
-    assert inputs.warnings[1:] == ("class dog has no training video left: those that it was to have cannot be used",)
-    table = tmp_path / "list.csv"  # a table may mean a class for testing only
-    table.write_text("path,class,split\ncat/a.mp4,cat,train\ndog/b.mp4,dog,test\n")
-    assert read_videos(table, RULE, VideoOptions(cuts="none", strict=True)).warnings == ()
 
 
 def test_boxes_are_checked(tmp_path: Path) -> None:
