@@ -1,4 +1,4 @@
-"""Files that are complete as soon as they bear their name, and their hashes."""
+"""Files that are complete as soon as they bear their name, their hashes, and which of them are videos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["WholeLines", "sha256_of", "sync_file", "sync_folder", "write_atomically"]
+__all__ = ["VIDEO_SUFFIXES", "WholeLines", "sha256_of", "sync_file", "sync_folder", "write_atomically"]
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")  # in lower case
 
 _CHUNK = 1 << 20
 

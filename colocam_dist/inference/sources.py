@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colocam_dist.errors import DataError
+from colocam_dist.files import VIDEO_SUFFIXES
 
 __all__ = ["Clip", "find_clips"]
 
-VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -34,7 +34,7 @@ class Clip:
     @property
     def is_video(self) -> bool:
         """A video file, not pictures."""
-        return self.files[0].suffix.lower() in VIDEOS
+        return self.files[0].suffix.lower() in VIDEO_SUFFIXES
 
     def rate(self) -> float:
         """Frames per second: the video's own, 10 for pictures or when the file does not say."""
@@ -110,8 +110,8 @@ def find_clips(source: Path) -> list[Clip]:
     if not source.exists():
         raise DataError("input does not exist", where=source)
     if source.is_file():
-        if source.suffix.lower() not in VIDEOS | PICTURES:
-            raise DataError("input is no video", where=source, wanted=f"one of {', '.join(sorted(VIDEOS))}")
+        if source.suffix.lower() not in {*VIDEO_SUFFIXES, *PICTURES}:
+            raise DataError("input is no video", where=source, wanted=f"one of {', '.join(VIDEO_SUFFIXES)}")
         return [Clip(source.stem, (source,))]
     clips = []
     for folder in [source, *sorted(path for path in source.rglob("*") if path.is_dir())]:
@@ -119,9 +119,10 @@ def find_clips(source: Path) -> list[Clip]:
         pictures = tuple(path for path in files if path.suffix.lower() in PICTURES)
         if pictures:
             clips.append(Clip(_name(folder, source) or source.resolve().name, pictures))
-        clips += [Clip(_name(path.with_suffix(""), source), (path,)) for path in files if path.suffix.lower() in VIDEOS]
+        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+        clips += [Clip(_name(path.with_suffix(""), source), (path,)) for path in videos]
     if not clips:
-        wanted = f"videos ({', '.join(sorted(VIDEOS))}) or pictures ({', '.join(sorted(PICTURES))})"
+        wanted = f"videos ({', '.join(VIDEO_SUFFIXES)}) or pictures ({', '.join(sorted(PICTURES))})"
         raise DataError("no video and no picture in the input", where=source, wanted=wanted)
     names = [clip.name for clip in clips]
     double = sorted({name for name in names if names.count(name) > 1})

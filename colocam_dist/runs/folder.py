@@ -38,11 +38,13 @@ class RunFolder:
     def create(cls, config: Config) -> RunFolder:
         """Make (or, with ``run.on_exists=resume``, take over) the run's folder and save the settings in it.
 
+        A folder that a start has left that was refused before it did anything is taken over, with any settings.
+
         Raises:
             RunError: the folder exists, or cannot be written, or belongs to a run with other settings.
         """
         folder = cls(config.run.folder / config.run.name)
-        if folder.config_path.exists():
+        if folder.config_path.exists() and not folder._was_refused():
             if config.run.on_exists == "error":
                 raise RunError(
                     "a run of this name exists",
@@ -105,6 +107,10 @@ class RunFolder:
         """Read a JSON file of the run; None if it is not there."""
         path = self.file(name)
         return json.loads(path.read_text()) if path.is_file() else None
+
+    def _was_refused(self) -> bool:
+        """Whether the settings, and why they were refused, are all that there is."""
+        return {path.name for path in self.path.iterdir()} == {"config.yaml", "failed.json"}
 
     def _check_same(self, config: Config) -> None:
         """Resuming may change where and on what a run works, never what it computes."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from colocam_dist.errors import DataError
+from colocam_dist.files import VIDEO_SUFFIXES
 from shards.sources.base import SPLITS, Box, natural_key, share_out
 from shards.sources.tables import inner_path, parse_box, read_rows
 from shards.sources.video_unit import Cuts
 
 __all__ = [
     "DEFAULT_FRACTIONS",
-    "SUFFIXES",
     "Findings",
     "Listed",
     "assign_splits",
@@ -25,8 +25,6 @@ __all__ = [
 ]
 
 DEFAULT_FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-
-SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
 
 @dataclass
@@ -51,7 +49,7 @@ def list_folder(root: Path) -> list[Listed]:
     files = [
         path
         for path in root.glob("[!.]*/[!.]*")  # hidden files are no videos, whatever their suffix
-        if path.suffix.lower() in SUFFIXES and not is_folder(path)
+        if path.suffix.lower() in VIDEO_SUFFIXES and not is_folder(path)
     ]
     files.sort(key=lambda path: (path.parent.name, natural_key(path.name)))
     return [

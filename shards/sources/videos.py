@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import get_args
 
 from colocam_dist.errors import DataError
+from colocam_dist.files import VIDEO_SUFFIXES
 from shards.cuts import find_cuts_by_scenedetect, scenedetect_version
 from shards.images import PictureRule
 from shards.sources.base import SPLITS, Box, Inputs, fingerprint_of, natural_key, raise_problems
 from shards.sources.tables import fit_box
 from shards.sources.video_files import VideoFacts, look_at
 from shards.sources.video_tables import (
-    SUFFIXES,
     Findings,
     Listed,
     assign_splits,
@@ -110,7 +110,8 @@ def read_videos(place: Path, rule: PictureRule, options: VideoOptions) -> Inputs
 
 
 def _no_videos(place: Path) -> DataError:
-    files = [path.name for path in place.glob("[!.]*") if path.suffix.lower() in SUFFIXES] if place.is_dir() else []
+    inside = place.glob("[!.]*") if place.is_dir() else ()
+    files = [path.name for path in inside if path.suffix.lower() in VIDEO_SUFFIXES]
     got, fix = None, None
     if files:
         got = f"{len(files)} videos in the folder itself, as {min(files, key=natural_key)}: one level too high"
@@ -119,7 +120,7 @@ def _no_videos(place: Path) -> DataError:
         "there are no videos in folders of classes",
         where=place,
         got=got,
-        wanted=f"class/video with one of {' '.join(SUFFIXES)}, or a CSV file with the columns path,class",
+        wanted=f"class/video with one of {' '.join(VIDEO_SUFFIXES)}, or a CSV file with the columns path,class",
         fix=fix,
     )
 
@@ -128,7 +129,7 @@ def _without_videos(place: Path, classes: set[str]) -> Iterator[str]:
     """Folders beside those of the classes."""
     folders = {path.name for path in place.glob("[!.]*") if is_folder(path)} if is_folder(place) else set()
     for folder in sorted(folders - classes):
-        yield f"folder {folder} is no class: none of its files ends with one of {' '.join(SUFFIXES)}"
+        yield f"folder {folder} is no class: none of its files ends with one of {' '.join(VIDEO_SUFFIXES)}"
 
 
 def _lacking(listed: Sequence[Listed], units: Sequence[VideoFile], by_shares: dict[str, float]) -> Iterator[str]:

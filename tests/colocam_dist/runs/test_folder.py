@@ -24,6 +24,18 @@ def test_a_name_that_exists_is_refused_and_nothing_is_lost(tmp_path: Path) -> No
     assert (tmp_path / "a" / "metrics.jsonl").read_text() == "kept\n"
 
 
+def test_what_a_refused_start_leaves_is_in_nobodys_way(tmp_path: Path) -> None:
+    refused = make(tmp_path)
+    refused.write_json("failed.json", {"why": "no such data"})
+    again = make(tmp_path, "data.n_frames=2")
+    assert load(again.config_path).data.n_frames == 2
+    assert not again.file("failed.json").exists()
+    again.write_json("failed.json", {"why": "killed"})
+    again.file("metrics.jsonl").touch()
+    with pytest.raises(RunError, match="a run of this name exists"):
+        make(tmp_path)
+
+
 def test_resume_takes_over_with_the_same_settings_only(tmp_path: Path) -> None:
     make(tmp_path)
     make(tmp_path, "run.on_exists=resume", "data.workers=0", "log.every_steps=3")

@@ -11,7 +11,7 @@ from shards.sources.containers import codec_name, truncation
 
 def video(folder: Path, suffix: str) -> Path:
     path = folder / f"a{suffix}"
-    codec = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v", ".webm": "VP80"}[suffix]
+    codec = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".webm": "VP80"}[suffix]
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 10, (64, 48))
     rng = np.random.default_rng(0)
     for _ in range(12):
@@ -20,7 +20,7 @@ def video(folder: Path, suffix: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".avi", ".mkv", ".webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".avi", ".m4v", ".mkv", ".webm"])
 def test_cut_off_files_are_known_by_their_sizes(tmp_path: Path, suffix: str) -> None:
     path = video(tmp_path, suffix)
     data = path.read_bytes()

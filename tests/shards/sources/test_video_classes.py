@@ -94,7 +94,7 @@ def test_a_folder_without_videos_is_named(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog/a.wmv").write_bytes(b"video")
     (warning,) = read_videos(tmp_path, RULE, NONE).warnings
-    assert warning == "folder dog is no class: none of its files ends with one of .avi .mkv .mov .mp4 .webm"
+    assert warning == "folder dog is no class: none of its files ends with one of .avi .m4v .mkv .mov .mp4 .webm"
 
 
 def test_a_class_that_lost_its_training_videos_is_named(tmp_path: Path) -> None:
