@@ -73,7 +73,7 @@ def find_cuts_by_scenedetect(images_BGR: Iterable[NDArray[np.uint8]], fps: float
         raise ConfigError(
             "PySceneDetect is not installed",
             where="--cuts scenedetect",
-            fix="pip install 'colocam-dist[shots]', or take --cuts histogram",
+            fix='pip install -e ".[shots]" -c constraints.txt, or take --cuts histogram',
         ) from error
     detector, last, cuts = AdaptiveDetector(), None, []
     for number, image in enumerate(images_BGR):

@@ -20,10 +20,27 @@ README = (ROOT / "README.md").read_text()
 SECTION = README.split("## Methods and experiments of the paper\n")[1].split("\n## ")[0]
 METHODS = (
     *("CAM", "Grad-CAM", "Grad-CAM++", "Smooth Grad-CAM++", "XGrad-CAM", "LayerCAM", "another CAM method", "ViT"),
-    *("F-CAM", "TCAM", "CoLo-CAM", "VGG-16", "Inception-v3", "EfficientNet-Lite0", "timm", "(PL)", "CRF"),
+    *(
+        "F-CAM",
+        "TCAM",
+        "CoLo-CAM",
+        "to the letter",
+        "VGG-16",
+        "Inception-v3",
+        "EfficientNet-Lite0",
+        "timm",
+        "(PL)",
+        "CRF",
+    ),
     *("(ASC)", "constant lambda_c", "adjacent (default), interval, Gaussian", "without random training shots"),
 )
-EXPERIMENTS = (*(f"Table {number}" for number in range(1, 9)), *(f"Fig. 2{part}" for part in "abcd"), "Fig. 3")
+EXPERIMENTS = (
+    *(f"Table {number}" for number in range(1, 9)),
+    *(f"Fig. 2{part}" for part in "abcd"),
+    "Fig. 3",
+    "Figs. 4, 5, 7, 8",
+    "accuracy (4.4)",
+)
 
 
 def commands(text: str, program: str) -> list[list[str]]:

@@ -22,7 +22,7 @@ from colocam_dist.models.encoders.timm_pyramid import declare_torchvision_operat
 
 __all__ = ["ClipCheckpoint", "import_transformers", "load_clip"]
 
-INSTALL = "pip install 'colocam-dist[clip]' -c constraints.txt (without the constraints pip may replace torch)"
+INSTALL = 'pip install -e ".[clip]" -c constraints.txt (without the constraints pip may replace torch)'
 WANTED = "a folder with config.json, weights and tokenizer, as transformers saves a CLIPModel (clip-vit-base-patch16)"
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 LEGACY_END = 2

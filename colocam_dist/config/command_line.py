@@ -1,4 +1,4 @@
-"""The command line that all launchers share: ``--config FILE section.key=value ...``."""
+"""The command line of a training run and of the supervisor: ``--config FILE section.key=value ...``."""
 
 from __future__ import annotations
 

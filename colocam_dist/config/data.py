@@ -58,21 +58,21 @@ class Data(Section):
     drop_shots: Annotated[int, Field(ge=0)] = 0  # random shots of every class left out of training (paper Table 7)
     drop_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # which ones; with the same seed, more include fewer
     block_shards: Positive | None = None  # shards in use at a time (for remote data); None: all windows are mixed
-    lanes: Positive = 1
+    lanes: Positive = 1  # equal parts of each step, with shards of their own (docs/streaming.md)
     train_split: str = "train"
-    validation_split: str = "val"
+    validation_split: str = "val"  # epochs and thresholds are chosen on it
     split: str = "test"  # the split that `evaluate` scores
-    resize: Side = 256
-    crop: Side = 224
-    flip: bool = True
-    n_frames: Annotated[int, Field(ge=1, le=64)] = 4
-    sampling: Literal["adjacent", "interval", "gaussian"] = "adjacent"
-    central_fraction: Fraction = 0.6
-    window_rules: Literal["full", "published"] = "full"
-    last: Literal["pad", "drop"] = "pad"
-    workers: Annotated[int, Field(ge=0, le=64)] = 2
-    max_bad: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
-    missing: Literal["error", "skip"] = "error"
+    resize: Side = 256  # frames become squares of this side
+    crop: Side = 224  # random in training; validation and evaluation resize to it
+    flip: bool = True  # half of the training frames
+    n_frames: Annotated[int, Field(ge=1, le=64)] = 4  # n of the paper
+    sampling: Literal["adjacent", "interval", "gaussian"] = "adjacent"  # of a window's frames (paper Table 5)
+    central_fraction: Fraction = 0.6  # of a shot, from which they are drawn
+    window_rules: Literal["full", "published"] = "full"  # published: shorter near a shot's start (docs/streaming.md)
+    last: Literal["pad", "drop"] = "pad"  # the epoch's last, incomplete step: filled from its beginning, or left out
+    workers: Annotated[int, Field(ge=0, le=64)] = 2  # processes of a rank that read and decode
+    max_bad: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01  # share of damaged frames above which a run stops
+    missing: Literal["error", "skip"] = "error"  # a shard that is not there
     caveats: tuple[str, ...] = ()  # printed with every figure that comes from this data
 
     @model_validator(mode="after")

@@ -53,11 +53,11 @@ class Consistency(Section):
 class Evaluation(Section):
     """Boxes and CorLoc as published, under three threshold rules; and, beyond the paper, whole shots and instances."""
 
-    iou: Fraction = 0.5
-    thresholds: Annotated[int, Field(ge=2, le=10000)] = 1000
-    validation_thresholds: Annotated[int, Field(ge=2, le=10000)] = 250
+    iou: Fraction = 0.5  # least IoU of a box that counts as right
+    thresholds: Annotated[int, Field(ge=2, le=10000)] = 1000  # of the map, evenly spaced, when a split is scored
+    validation_thresholds: Annotated[int, Field(ge=2, le=10000)] = 250  # and after each epoch
     validate_every: Positive = 1  # epochs
-    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    bootstrap: Annotated[int, Field(ge=0)] = 1000  # draws of videos for the 95 % intervals; 0 = no intervals
     batch: Positive = 32
     cams: tuple[CamName, ...] = ("layercam",)  # of stage 1, each scored by itself
     smoothing: Literal["none", "maps", "viterbi"] = "none"

@@ -1,4 +1,8 @@
-"""Settings of where and how a run works: device, precision, checkpoints, log. They do not change what it computes."""
+"""Settings of where and how a run works: device, precision, checkpoints, log.
+
+They change results by rounding at most, but for precision, accumulation, sync_batchnorm and gradient_clipping
+(docs/training.md).
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,11 @@ class Engine(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 0  # of DeepSpeed: what ranks share out (1 optimizer, 2 gradients, 3 weights, too)
     sync_batchnorm: bool = True  # BatchNorm over the frames of all ranks, so that their number does not change the loss
     accumulation: Positive = 1  # micro-batches per optimizer step on each rank
     window_ranks: Positive = 1  # ranks in a row that share the frames of each window of stage 2
-    gradient_clipping: NonNegative = 0.0  # 0 = off
+    gradient_clipping: NonNegative = 0.0  # largest norm of all gradients; 0 = off
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads per rank; 0 = cores divided by local ranks
     timeout: Annotated[float, Field(ge=1.0)] = 600.0  # seconds without progress after which a rank counts as hung
     non_finite: Literal["stop", "skip", "roll_back"] = "stop"  # loss or gradients with NaN or infinity

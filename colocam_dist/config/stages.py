@@ -28,13 +28,13 @@ CamName = Literal["cam", "gradcam", "gradcam++", "xgradcam", "layercam", "smooth
 class Optimizer(Section):
     """SGD with the published step schedule: lr = max(base * gamma ** (epoch // step), floor), epoch from 0."""
 
-    lr: Annotated[float, Field(gt=0.0)] = 0.01
+    lr: Annotated[float, Field(gt=0.0)] = 0.01  # the base; not scaled with batch or ranks
     fast_lr_factor: Annotated[float, Field(gt=0.0)] = 10.0  # for the new layers of the classifier
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     nesterov: bool = True
     weight_decay: NonNegative = 1.0e-4
     lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    lr_step: Positive = 5
+    lr_step: Positive = 5  # epochs
     lr_floor: NonNegative = 1.0e-7
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # optimizer steps of linear growth from 0; the public code has none
 
@@ -62,7 +62,7 @@ class Cams(Section):
 
     method: CamName = "layercam"  # also selects the epoch of stage 1 that localizes best
     smooth: SmoothGradCam = SmoothGradCam()
-    classifier: Literal["best-localization", "best-classification"] = "best-localization"
+    classifier: Literal["best-localization", "best-classification"] = "best-localization"  # which epoch's weights
     folder: Path | None = None  # None: `cams/` inside the shard folder
     batch: Positive = 32
 
@@ -70,13 +70,14 @@ class Cams(Section):
 class Seeds(Section):
     """Pseudo-label pixels sampled from a frame's CAM at each step (public code 1000 + 1000, paper 1 + 1)."""
 
+    # Where foreground is sampled: above Otsu's threshold (paper), in the box of the largest such component, anywhere.
     region: Literal["otsu", "box_of_largest", "all"] = "box_of_largest"
     fg_fraction: Fraction = 0.7  # share of the region, by CAM rank, that may become foreground
     bg_fraction: Fraction = 0.1  # share of the frame, by CAM rank, that may become background
     bg_complement: bool = False  # paper: background = everything outside the Otsu region
-    n_fg: Annotated[int, Field(ge=0)] = 1000
+    n_fg: Annotated[int, Field(ge=0)] = 1000  # pixels of foreground, before dilation
     n_bg: Annotated[int, Field(ge=0)] = 1000
-    weighted: bool = True
+    weighted: bool = True  # foreground in proportion to the CAM; False: each pixel of the region alike
     dilation: Annotated[int, Field(ge=1, le=31)] = 3  # side of the square, odd; 1 = none
     temporal_frames: Annotated[int, Field(ge=1, le=64)] = 1  # TCAM: maximum over so many CAMs, the frame's own last
     refresh_epoch: Annotated[int, Field(ge=0)] = 0  # first epoch, from 1, with the decoder's map as CAM; 0 = never

@@ -317,12 +317,12 @@ def connect(location: str, options: dict[str, Any]) -> Any:
             fix=f"see the options of fsspec's file system for {scheme}://",
         ) from error
     except (ImportError, ValueError) as error:
-        package = "colocam-dist[s3]" if scheme == "s3" else f"fsspec[{scheme}]"
+        package = '-e ".[s3]" -c constraints.txt' if scheme == "s3" else f"'fsspec[{scheme}]'"
         raise ConfigError(
             f"addresses with {scheme}:// need a package that is not here",
             where=location,
             got=error,
-            fix=f"pip install '{package}'",
+            fix=f"pip install {package}",
         ) from error
 
 

@@ -57,7 +57,7 @@ def two_map_head(channels: int) -> nn.Conv2d:
 
 
 class UNetDecoder(nn.Module):
-    """U-Net decoder with a two-channel head (paper 3.1: the decoder g; layout of the public code).
+    """U-Net decoder with a two-channel head (paper 3: the decoder f; layout of the public code).
 
     One block per feature map: each but the last takes the next shallower feature map as skip. BatchNorm uses the
     statistics of the process's own batch, unless it is told otherwise (:mod:`colocam_dist.models.batch_norm`).

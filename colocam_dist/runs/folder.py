@@ -6,7 +6,9 @@
       config.yaml          resolved settings; `--config` of this file repeats the run
       metrics.jsonl        one JSON object a line: training steps, validations, stage ends
       tensorboard/         the same as TensorBoard events
-      checkpoints/<stage>/ step-<n>/ DeepSpeed state (newest valid wins), best-*.pt plain weights
+      classes.json         names of the classes, in the order of their numbers
+      checkpoints/<stage>/ step-<n>/ whole training state (newest valid wins), best-*.pt plain weights
+      validation.json      thresholds of validation by method, for evaluation on other splits and data
       restarts.jsonl       one JSON object a line: each time the supervisor started the ranks again
       profile/             <stage>.json.gz (for chrome://tracing or Perfetto) and <stage>.txt, with log.profile_steps
       receipt.json         shards and frames read, replaced, skipped, per stage and epoch
@@ -128,6 +130,7 @@ def what_is_computed(config: Config) -> dict[str, Any]:
     """The settings on which the results of a run depend, without those of where and on what it works."""
     settings = config.model_dump(mode="json", exclude={"run", "engine", "log", "checkpoint", "slurm", "fault"})
     settings["run"] = {"seed": config.run.seed}
+    settings["engine"] = {"gradient_clipping": config.engine.gradient_clipping}
     for how in ("workers", "remote"):  # not what is read
         settings["data"].pop(how)
     return settings

@@ -25,7 +25,7 @@ def read_variable(path: Path, name: str) -> NDArray[Any]:
         from scipy import io
     except ImportError as error:
         raise ConfigError(
-            "MATLAB files need SciPy", where=path, fix="pip install 'colocam-dist[youtube-objects]'"
+            "MATLAB files need SciPy", where=path, fix='pip install -e ".[youtube-objects]" -c constraints.txt'
         ) from error
     try:
         content = BytesIO(path.read_bytes())

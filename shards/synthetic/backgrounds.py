@@ -48,7 +48,7 @@ def photo_files(folder: Path | None) -> tuple[Path, ...]:
     if package is None or not package.submodule_search_locations:
         raise DataError(
             "synthetic clips need the photographs that scikit-image ships, and it is not installed",
-            fix="pip install 'colocam-dist[synthetic]', or give photographs of your own with --backgrounds DIR",
+            fix='pip install -e ".[synthetic]" -c constraints.txt, or give photographs of your own by --backgrounds',
         )
     data = Path(package.submodule_search_locations[0]) / "data"
     files = tuple(data / name for name in _SHIPPED)

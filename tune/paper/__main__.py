@@ -3,7 +3,7 @@
     python -m tune.paper --table 1 3 --study studies/table1 studies/table1-v2.2
     python -m tune.paper --table 4 --cost cost.json
 
-Without anything that was run, it prints what the paper has. See docs/studies.md.
+Without anything that was run, it prints what the paper has. See docs/paper.md.
 """
 
 from __future__ import annotations

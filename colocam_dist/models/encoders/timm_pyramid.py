@@ -24,7 +24,7 @@ __all__ = ["TimmPyramid", "declare_torchvision_operators", "import_timm"]
 
 log = logging.getLogger(__name__)
 
-INSTALL = "pip install 'colocam-dist[timm]' -c constraints.txt (without the constraints pip may replace torch)"
+INSTALL = 'pip install -e ".[timm]" -c constraints.txt (without the constraints pip may replace torch)'
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 PROBE = 128  # side of the image that finds out what the maps look like
 MIN_MAPS = 3

@@ -41,6 +41,8 @@ def test_resume_takes_over_with_the_same_settings_only(tmp_path: Path) -> None:
     make(tmp_path, "run.on_exists=resume", "data.workers=0", "log.every_steps=3")
     with pytest.raises(RunError, match=r"data\.n_frames \(4 -> 2\)"):
         make(tmp_path, "run.on_exists=resume", "data.n_frames=2")
+    with pytest.raises(RunError, match=r"engine\.gradient_clipping \(0\.0 -> 5\.0\)"):
+        make(tmp_path, "run.on_exists=resume", "engine.gradient_clipping=5")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
