@@ -1,4 +1,4 @@
-"""The paper's CLIP-ES baseline (its Table 8) on a labelled split.
+"""The paper's CLIP-ES baseline (its Table 8) on a labeled split.
 
 ``python benchmarks/clip_es.py --clip FOLDER --shards DIR [--run RUN] [--output FILE] [section.key=value ...]``
 

@@ -129,7 +129,7 @@ def seeds() -> tuple[str, bool]:
         noise = pixel_noise(frames.to(device), (112, 112), seed=3, epoch=1)
         drawn.append(sample_seeds(cams.to(device), SeedSettings(n_fg=50, n_bg=50), noise).cpu())
     share = float((drawn[0] == drawn[1]).float().mean())
-    print(f"seeds: {100 * share:.3f} % of pixels labelled alike on CPU and GPU")
+    print(f"seeds: {100 * share:.3f} % of pixels labeled alike on CPU and GPU")
     return "seeds", share > 0.999
 
 

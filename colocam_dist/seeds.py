@@ -7,7 +7,7 @@ Two published recipes are settings of one procedure:
 - the paper: one foreground pixel from the Otsu region and one background pixel from its complement, no dilation;
   ``SeedSettings(region="otsu", fg_fraction=1.0, bg_complement=True, n_fg=1, n_bg=1, dilation=1)``.
 
-Shape suffixes: B frames, H and W the frame's pixels, P = H * W, V the 256 grey values (or histogram bins).
+Shape suffixes: B frames, H and W the frame's pixels, P = H * W, V the 256 gray values (or histogram bins).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class SeedSettings:
 def otsu_threshold(cams_BHW: Tensor) -> Tensor:
     """Otsu's threshold of each map, on floor(255 cam), with 256 bins between the map's own minimum and maximum.
 
-    Follows the convention of scikit-image for float images: the threshold is the centre of a bin, so it is not an
+    Follows the convention of scikit-image for float images: the threshold is the center of a bin, so it is not an
     integer. All sums are of integers, hence the result does not depend on the device or the order of additions.
 
     Args:
@@ -94,19 +94,19 @@ def otsu_threshold(cams_BHW: Tensor) -> Tensor:
 
     Returns:
         float64 ``[B]`` on the scale 0..255; compare with ``255 * cam`` by ``>=``. A map whose floor(255 cam) is
-        constant has its own grey value as threshold.
+        constant has its own gray value as threshold.
     """
-    grey_BP = (cams_BHW.float() * 255.0).floor().long().flatten(1)
-    low_B1, high_B1 = grey_BP.amin(1, keepdim=True), grey_BP.amax(1, keepdim=True)
+    gray_BP = (cams_BHW.float() * 255.0).floor().long().flatten(1)
+    low_B1, high_B1 = gray_BP.amin(1, keepdim=True), gray_BP.amax(1, keepdim=True)
     span_B1 = high_B1 - low_B1
-    histogram_BV = torch.zeros(len(grey_BP), BINS, dtype=torch.int64, device=grey_BP.device)
-    # Grey values are integers, so the bin of each is exact: (value - low) / ((high - low) / 256), the last bin closed.
-    bins_BP = ((grey_BP - low_B1) * BINS // span_B1.clamp(min=1)).clamp(max=BINS - 1)
+    histogram_BV = torch.zeros(len(gray_BP), BINS, dtype=torch.int64, device=gray_BP.device)
+    # Gray values are integers, so the bin of each is exact: (value - low) / ((high - low) / 256), the last bin closed.
+    bins_BP = ((gray_BP - low_B1) * BINS // span_B1.clamp(min=1)).clamp(max=BINS - 1)
     histogram_BV.scatter_add_(1, bins_BP, torch.ones_like(bins_BP))
-    # Centres are affine in the bin's number, so the between-class variance has its maximum at the same bin for both.
-    moment_BV = histogram_BV * torch.arange(BINS, device=grey_BP.device)
+    # Centers are affine in the bin's number, so the between-class variance has its maximum at the same bin for both.
+    moment_BV = histogram_BV * torch.arange(BINS, device=gray_BP.device)
     count_BV, sum_BV = histogram_BV.cumsum(1)[:, :-1], moment_BV.cumsum(1)[:, :-1]
-    count_above_BV, sum_above_BV = grey_BP.shape[1] - count_BV, moment_BV.sum(1, keepdim=True) - sum_BV
+    count_above_BV, sum_above_BV = gray_BP.shape[1] - count_BV, moment_BV.sum(1, keepdim=True) - sum_BV
     # Above the last occupied bin a class is empty; there the other mean counts as 0 and the weight makes the product 0.
     means_BV = sum_BV.double() / count_BV.clamp(min=1), sum_above_BV.double() / count_above_BV.clamp(min=1)
     between_BV = count_BV.double() * count_above_BV.double() * (means_BV[0] - means_BV[1]).square()

@@ -21,7 +21,7 @@ _YOUTUBE_OBJECTS: dict[str, object] = {
     "input": None,
     "folds": None,
     "allow_partial": False,
-    "evaluation_frames": "labelled",
+    "evaluation_frames": "labeled",
 }
 # Options that only some sources have, with their defaults; the parser itself defaults to None to see what was given.
 _DEFAULTS: dict[str, dict[str, object]] = {
@@ -145,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     official.add_argument(
         "--evaluation-frames",
-        choices=("labelled", "all"),
-        help="frames of val and test to store (default labelled; all: every frame of shots with a labelled one)",
+        choices=("labeled", "all"),
+        help="frames of val and test to store (default labeled; all: every frame of shots with a labeled one)",
     )
     clips = parser.add_argument_group("synthetic")
     clips.add_argument("--classes", type=int, metavar="N", help="2 to 8 (default 5)")

@@ -1,6 +1,6 @@
-"""The paper's Table 8 on any labelled split: three configurations, with true, predicted and every class as input.
+"""The paper's Table 8 on any labeled split: three configurations, with true, predicted and every class as input.
 
-Shape suffixes: F labelled frames, K classes, T thresholds, B frames of a batch, H and W the image size.
+Shape suffixes: F labeled frames, K classes, T thresholds, B frames of a batch, H and W the image size.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Table:
         classification: accuracy of the predicted classes, percent; None without them.
         zero_shot: accuracy of CLIP's own nearest class prompt, from the patches' mean, percent.
         milliseconds: network, map and box per frame by configuration, without reading the frame.
-        frames: labelled frames of the split.
+        frames: labeled frames of the split.
         videos: videos that they are from.
     """
 
@@ -80,7 +80,7 @@ class Table:
 def predicted_classes(
     classifier: Classifier, index: ShotIndex, config: Config, workers: Workers, classes: Sequence[str]
 ) -> Labels:
-    """A run's classifier's answer for every labelled frame, int64 ``[F]`` (collective).
+    """A run's classifier's answer for every labeled frame, int64 ``[F]`` (collective).
 
     Args:
         classifier: its weights are those of the run.
@@ -90,7 +90,7 @@ def predicted_classes(
         classes: the run's classes in label order.
 
     Raises:
-        DataError: no labelled frame, or a class that the run does not know.
+        DataError: no labeled frame, or a class that the run does not know.
     """
 
     def no_maps(images_BCHW: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:

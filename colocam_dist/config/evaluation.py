@@ -46,7 +46,7 @@ class Instances(Section):
 class Consistency(Section):
     """How much the boxes of consecutive frames agree; measured where the data set is dense enough."""
 
-    frames: Literal["labelled", "all", "none"] = "labelled"  # all: also those without boxes, of the same shots
+    frames: Literal["labeled", "all", "none"] = "labeled"  # all: also those without boxes, of the same shots
     max_gap: Positive = 1  # largest distance of frame numbers that counts as consecutive
 
 

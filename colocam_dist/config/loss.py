@@ -20,7 +20,7 @@ class Term(Section):
 
 
 class PartialCrossEntropy(Term):
-    """Pseudo-label term, Eq. 1 (public code: mean over labelled pixels)."""
+    """Pseudo-label term, Eq. 1 (public code: mean over labeled pixels)."""
 
     weight: NonNegative = 1.0
 

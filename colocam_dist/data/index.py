@@ -192,7 +192,7 @@ class ShotIndex:
         first, last = np.searchsorted(self.box_frame, (frame, frame + 1))
         return self.box_xyxy[first:last]
 
-    def labelled_frames(self) -> NDArray[np.int64]:
+    def labeled_frames(self) -> NDArray[np.int64]:
         """Ids of the frames that have at least one box, ascending."""
         return np.unique(self.box_frame)
 

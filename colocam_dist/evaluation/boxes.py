@@ -42,12 +42,12 @@ def boxes_over_thresholds(map_HW: Map, thresholds: NDArray[np.float64]) -> Boxes
     Raises:
         ValueError: the map is not finite or not in [0, 1].
     """
-    grey, cuts, place_T = _cuts(map_HW, thresholds)
+    gray, cuts, place_T = _cuts(map_HW, thresholds)
     boxes = np.zeros((len(cuts), 4), np.int16)
     for box, cut in zip(boxes, cuts.tolist(), strict=True):
-        contours = _contours(grey, cut)
+        contours = _contours(gray, cut)
         if contours:
-            box[:] = _bounding_box(max(contours, key=cv2.contourArea), grey.shape)
+            box[:] = _bounding_box(max(contours, key=cv2.contourArea), gray.shape)
     return boxes[place_T]
 
 
@@ -56,10 +56,10 @@ def all_boxes_over_thresholds(map_HW: Map, thresholds: NDArray[np.float64]) -> l
 
     One zero box where nothing exceeds the threshold. Arguments and errors as in :func:`boxes_over_thresholds`.
     """
-    grey, cuts, place_T = _cuts(map_HW, thresholds)
+    gray, cuts, place_T = _cuts(map_HW, thresholds)
     found = []
     for cut in cuts.tolist():
-        boxes = [_bounding_box(contour, grey.shape) for contour in _contours(grey, cut)]
+        boxes = [_bounding_box(contour, gray.shape) for contour in _contours(gray, cut)]
         found.append(np.array(boxes or [(0, 0, 0, 0)], np.int16))
     return [found[place] for place in place_T.tolist()]
 
@@ -71,8 +71,8 @@ def box_at(map_HW: Map, threshold: float) -> NDArray[np.int16]:
 
 def above_threshold(map_HW: Map, threshold: float) -> NDArray[np.bool_]:
     """The pixels that exceed one threshold, bool ``[H, W]``; see :func:`boxes_over_thresholds`."""
-    grey, cuts, _ = _cuts(map_HW, np.array([threshold]))
-    return grey > cuts[0]
+    gray, cuts, _ = _cuts(map_HW, np.array([threshold]))
+    return gray > cuts[0]
 
 
 def _cuts(
@@ -82,16 +82,16 @@ def _cuts(
     low, high = float(map_HW.min()), float(map_HW.max())
     if not (low >= 0.0 and high <= 1.0):  # also when one of them is NaN
         raise ValueError(f"boxes: wanted a finite map in [0, 1], got values from {low} to {high}")
-    grey = np.asarray(map_HW * 255, np.uint8)
-    cuts_T = (thresholds * int(grey.max())).astype(np.int64)
-    # Cuts with no grey value between them leave the same pixels: count the values present up to each cut.
-    present = np.bincount(grey.ravel(), minlength=256) > 0
+    gray = np.asarray(map_HW * 255, np.uint8)
+    cuts_T = (thresholds * int(gray.max())).astype(np.int64)
+    # Cuts with no gray value between them leave the same pixels: count the values present up to each cut.
+    present = np.bincount(gray.ravel(), minlength=256) > 0
     _, first, place_T = np.unique(np.cumsum(present)[cuts_T], return_index=True, return_inverse=True)
-    return grey, cuts_T[first], place_T
+    return gray, cuts_T[first], place_T
 
 
-def _contours(grey: NDArray[np.uint8], cut: int) -> list[NDArray[np.int32]]:
-    binary = (grey > cut).astype(np.uint8)
+def _contours(gray: NDArray[np.uint8], cut: int) -> list[NDArray[np.int32]]:
+    binary = (gray > cut).astype(np.uint8)
     contours, _ = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     return [np.asarray(contour, np.int32) for contour in contours]
 

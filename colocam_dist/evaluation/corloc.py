@@ -1,7 +1,7 @@
 """CorLoc under three threshold rules, with intervals.
 
 A frame is right at threshold tau if the IoU of its box with one of its true boxes is at least 0.5 (configurable). The
-denominator is the number of labelled frames; the headline is the mean over classes. All figures are percent.
+denominator is the number of labeled frames; the headline is the mean over classes. All figures are percent.
 
 - ``validation``: one tau, the best on the validation split, used here. The only number a user can have in practice.
 - ``pooled``: one tau for all classes, the best on this very split. An upper bound.
@@ -68,7 +68,7 @@ class FrameScores:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """CorLoc of one class under each rule, percent, and its number of labelled frames."""
+    """CorLoc of one class under each rule, percent, and its number of labeled frames."""
 
     frames: int
     validation: float
@@ -87,9 +87,9 @@ class CorLoc:
         top1: like `corloc`, for frames whose class is predicted right too; oracle rules choose for this figure anew.
         thresholds: tau of the rules "validation" and "pooled".
         classification: share of frames classified right (not averaged over classes).
-        per_class: by class name, classes with at least one labelled frame.
-        frames: labelled frames.
-        videos: videos with labelled frames.
+        per_class: by class name, classes with at least one labeled frame.
+        frames: labeled frames.
+        videos: videos with labeled frames.
         iou: the IoU that counts as right.
     """
 
@@ -141,7 +141,7 @@ def corloc(
         ValueError: no frames, a label without a class name, or a threshold that was not evaluated.
     """
     if not len(scores.labels_F):
-        raise ValueError("corloc: wanted at least one labelled frame, got none")
+        raise ValueError("corloc: wanted at least one labeled frame, got none")
     if not (scores.labels_F.min() >= 0 and scores.labels_F.max() < len(classes)):
         got = f"{scores.labels_F.min()} to {scores.labels_F.max()}"
         raise ValueError(f"corloc: wanted labels from 0 to {len(classes) - 1}, got {got}")

@@ -55,8 +55,8 @@ class MapStore:
         """The maps from the first on."""
         self._file.seek(0)
         for size in self._sizes:
-            grey = np.frombuffer(zlib.decompress(self._file.read(size)), np.uint8).reshape(self._side, self._side)
-            yield grey.astype(np.float32) / np.float32(255)
+            gray = np.frombuffer(zlib.decompress(self._file.read(size)), np.uint8).reshape(self._side, self._side)
+            yield gray.astype(np.float32) / np.float32(255)
 
 
 def draw_overlay(path: Path, clip: Clip, rows: Sequence[FramePrediction], maps: Iterable[NDArray[np.float32]]) -> None:

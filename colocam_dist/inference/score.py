@@ -1,4 +1,4 @@
-"""Runs a map-making network over the labelled frames of a split."""
+"""Runs a map-making network over the labeled frames of a split."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class Scorer:
         self.thresholds = threshold_grid(thresholds or config.evaluation.validation_thresholds)
         self.labels = _labels_by_name(index, classes or index.classes)  # of the data -> of the model
         check_boxes(index)
-        self.frames = index.labelled_frames()
+        self.frames = index.labeled_frames()
 
     def score(self, model: torch.nn.Module, maps: MapMaker) -> FrameScores:
-        """IoU of every labelled frame at every threshold (collective). `model` is put in eval mode on the device.
+        """IoU of every labeled frame at every threshold (collective). `model` is put in eval mode on the device.
 
         Raises:
             PreemptedError: on all ranks, because one of them was asked to stop.

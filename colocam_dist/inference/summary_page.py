@@ -63,7 +63,7 @@ def write_summary(
     main = methods[-1].result
     data = ReportData(
         title=config.run.name,
-        subtitle=f"{location_name(config.data.shards)}, split {config.data.split}: {main.frames} labelled frames of "
+        subtitle=f"{location_name(config.data.shards)}, split {config.data.split}: {main.frames} labeled frames of "
         f"{main.videos} videos",
         facts=[
             ("encoder", f"{config.model.encoder}, {config.data.crop} px"),
@@ -157,9 +157,9 @@ class _Pictures:
     def strips(self) -> list[Example]:
         """Frames spread over a few shots, with the last method's map and box."""
         method = self.methods[-1]
-        labelled = np.unique(self.index.frame_shot[method.scores.frames_F])
-        length = np.array([self.index.shots[shot].n_frames for shot in labelled.tolist()])
-        long_enough = labelled[length >= min(STRIP_FRAMES, int(length.max()))]
+        labeled = np.unique(self.index.frame_shot[method.scores.frames_F])
+        length = np.array([self.index.shots[shot].n_frames for shot in labeled.tolist()])
+        long_enough = labeled[length >= min(STRIP_FRAMES, int(length.max()))]
         wanted = long_enough[:: max(1, len(long_enough) // STRIPS)][:STRIPS]
         found = []
         for shot in (self.index.shots[number] for number in wanted.tolist()):

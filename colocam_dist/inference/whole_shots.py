@@ -74,7 +74,7 @@ def score_ways(
     Raises:
         PreemptedError: on all ranks, because one of them was asked to stop.
     """
-    labelled = np.isin(frames, scorer.frames)
+    labeled = np.isin(frames, scorer.frames)
     rows = {name: _Rows() for name in ways}
     seen: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     predicted: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
@@ -88,7 +88,7 @@ def score_ways(
     seen_F, predicted_F = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
     assert np.array_equal(seen_F, frames)
     return {
-        name: _merged([part[2][name] for part in parts], way, scorer, (seen_F, predicted_F), labelled)
+        name: _merged([part[2][name] for part in parts], way, scorer, (seen_F, predicted_F), labeled)
         for name, way in ways.items()
     }
 
@@ -114,11 +114,11 @@ def _merged(
     way: Way,
     scorer: Scorer,
     seen: tuple[NDArray[np.int64], NDArray[np.int64]],
-    labelled_F: NDArray[np.bool_],
+    labeled_F: NDArray[np.bool_],
 ) -> WayScores:
     """One table of the ranks' rows, in rank order, which is that of the frames."""
     frames_F, predicted_F = seen
-    frames_L = frames_F[labelled_F]
+    frames_L = frames_F[labeled_F]
     shots = [scorer.index.shots[shot] for shot in scorer.index.frame_shot[frames_L].tolist()]
     iou_LS = np.array([row for part in parts for row in part.iou], np.float32)
     counts_L3 = np.array([row for part in parts for row in part.counts], np.int64).reshape(-1, 3)
@@ -128,7 +128,7 @@ def _merged(
         FrameScores(
             iou_LS.reshape(len(frames_L), len(way.thresholds_S)),
             scorer.labels[[shot.label for shot in shots]],
-            predicted_F[labelled_F],
+            predicted_F[labeled_F],
             np.array([f"{shot.cls}/{shot.video}" for shot in shots], np.str_),
             frames_L,
             way.thresholds_S,

@@ -30,7 +30,7 @@ class Counts:
     Where frames have weights, a frame and its pixels count as much as it weighs.
 
     Attributes:
-        pixels: labelled pixels of valid frames.
+        pixels: labeled pixels of valid frames.
         frames: valid frames.
         windows: windows with at least two valid frames, whatever these weigh.
         frames_W: valid frames of each window of this batch, int64 ``[W]``, those on other ranks included.

@@ -25,10 +25,10 @@ class PartialCrossEntropySettings(TermSettings):
 
 
 class PartialCrossEntropy(nn.Module):
-    """``weight`` times the mean over all labelled pixels of the batch of -log S_label.
+    """``weight`` times the mean over all labeled pixels of the batch of -log S_label.
 
     Eq. 1 writes a sum over one foreground and one background pixel per frame; the public code takes the mean over
-    every labelled pixel of the minibatch, and so does this.
+    every labeled pixel of the minibatch, and so does this.
     """
 
     def __init__(self, settings: PartialCrossEntropySettings) -> None:
@@ -44,10 +44,10 @@ class PartialCrossEntropy(nn.Module):
             map_logits_WN2HW: float ``[W, N, 2, H, W]``, channel 0 background, 1 foreground.
             seeds_WNHW: int64 ``[W, N, H, W]`` of 1 foreground, 0 background, -255 ignored.
             mask_WN: bool ``[W, N]``; seeds of frames with False do not count. Or float weights >= 0 of the frames.
-            count: labelled pixels (times the weights of their frames) to divide by, None = those given here.
+            count: labeled pixels (times the weights of their frames) to divide by, None = those given here.
 
         Returns:
-            float32 scalar >= 0; exactly 0, with a graph and a zero gradient, when no pixel is labelled.
+            float32 scalar >= 0; exactly 0, with a graph and a zero gradient, when no pixel is labeled.
         """
         labels_BHW = seeds_WNHW.masked_fill(~counting(mask_WN)[:, :, None, None], IGNORE).flatten(0, 1)
         logits_B2HW = map_logits_WN2HW.float().flatten(0, 1)

@@ -33,7 +33,7 @@ class MethodScores:
         intervals: (low, high) under the same rules; None where not computed.
         top1: CorLoc that also asks for the right class, at least under "validation"; None if there is no classifier.
         classification: share of frames classified right.
-        frames: labelled frames.
+        frames: labeled frames.
         seconds_per_frame: time of network, map and box.
     """
 
@@ -49,7 +49,7 @@ class MethodScores:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: labelled frames, and CorLoc in percent by method and rule."""
+    """One class: labeled frames, and CorLoc in percent by method and rule."""
 
     name: str
     frames: int
@@ -58,7 +58,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class VideoRow:
-    """One video: labelled frames, and CorLoc in percent by method at the validation threshold."""
+    """One video: labeled frames, and CorLoc in percent by method at the validation threshold."""
 
     name: str
     cls: str

@@ -1,4 +1,4 @@
-"""The official fold files of YouTube-Objects: which shots and labelled frames each split has, and their boxes."""
+"""The official fold files of YouTube-Objects: which shots and labeled frames each split has, and their boxes."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def read_folds(folder: Path, digests: dict[str, str], parse: Parse) -> Selection
                 seen[name] = parsed
         boxes = _boxes(place / "localization.txt", seen, problems) if split != "train" else {}
         for name, (key, frame) in seen.items():
-            labelled = selection.shots[split].setdefault(key, {})
+            labeled = selection.shots[split].setdefault(key, {})
             if split != "train":
-                labelled[frame] = boxes.get(name, [])
-                if not labelled[frame]:
+                labeled[frame] = boxes.get(name, [])
+                if not labeled[frame]:
                     problems.append(f"{split}/localization.txt: '{name}' has no box")
         digest = sha256_of(place / "image_ids.txt")[:16]
         selection.facts[f"{split}_ids_sha256"] = digest

@@ -1,7 +1,7 @@
 """What both releases of YouTube-Objects share: classes, official folds, published counts, and the way to units.
 
 A release is read in two steps. First its raw tree and annotations (or the official fold files) say which shots and
-labelled frames each split has: a *selection*. Then :func:`inputs_of` finds the files, checks the counts against the
+labeled frames each split has: a *selection*. Then :func:`inputs_of` finds the files, checks the counts against the
 published ones, and makes the units. Sources: Prest et al., CVPR 2012 (v1.0); Kalogeiton et al., PAMI 2016 (v2.2); the
 splits are those of the public CoLo-CAM code.
 """
@@ -54,18 +54,18 @@ class YoutubeObjectsOptions:
     Attributes:
         folds: folder of the official fold files, with train/, val/ and test/; None makes the splits by their rules.
         allow_partial: go on, with a warning, if something is missing and counts differ from the published ones.
-        evaluation_frames: "labelled" stores the frames of val and test that have boxes; "all" every frame of the shots
+        evaluation_frames: "labeled" stores the frames of val and test that have boxes; "all" every frame of the shots
             that have such a frame.
     """
 
     folds: Path | None = None
     allow_partial: bool = False
-    evaluation_frames: Literal["labelled", "all"] = "labelled"
+    evaluation_frames: Literal["labeled", "all"] = "labeled"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a split has: ids (shots of train, labelled frames of val and test), videos, shots, boxes, ids per class.
+    """What a split has: ids (shots of train, labeled frames of val and test), videos, shots, boxes, ids per class.
 
     Videos and boxes per class are compared only where they are published; () = they are not.
     """
@@ -90,7 +90,7 @@ class RawFrame:
 
 @dataclass
 class Selection:
-    """Which shots a split has, and the boxes of their labelled frames by file name (none in train).
+    """Which shots a split has, and the boxes of their labeled frames by file name (none in train).
 
     Attributes:
         shots: by split.
@@ -173,7 +173,7 @@ def inputs_of(
         options: what may be missing, and which frames of val and test are stored.
 
     Raises:
-        DataError: boxes outside their frame, labelled frames that are missing, an empty split, or (unless partial data
+        DataError: boxes outside their frame, labeled frames that are missing, an empty split, or (unless partial data
             are allowed) counts that differ from the published ones, as a table.
     """
     found = _Files(selection, frames_of, rule, options)
@@ -249,16 +249,16 @@ class _Files:
 
     def units(self, split: str) -> Iterator[ShotOfFiles]:
         """One unit per shot of the split that has frames."""
-        for key, labelled in self._selection.shots[split].items():
+        for key, labeled in self._selection.shots[split].items():
             frames, missing = self._frames_of(key)
             there = {frame.path.name for frame in frames}
-            for name in sorted(labelled.keys() - there):
+            for name in sorted(labeled.keys() - there):
                 missing.append(f"{'/'.join(key)}/{name} has boxes but no picture")
-                del labelled[name]
+                del labeled[name]
             (self._selection.left_out if self._partial else self.problems).extend(missing)
             if split != "train" and not self._all:
-                frames = [frame for frame in frames if frame.path.name in labelled]
-            files = [file for frame in frames if (file := self._file(key, frame, labelled.get(frame.path.name, [])))]
+                frames = [frame for frame in frames if frame.path.name in labeled]
+            files = [file for frame in frames if (file := self._file(key, frame, labeled.get(frame.path.name, [])))]
             if files:
                 yield shot_of_files(split, key, files, self._rule)
             else:
@@ -289,13 +289,13 @@ class _Files:
 
 
 def _count(selection: Selection, split: str, empty: set[Key]) -> Counts:
-    shots = {key: labelled for key, labelled in selection.shots[split].items() if key not in empty}
+    shots = {key: labeled for key, labeled in selection.shots[split].items() if key not in empty}
     ids: Counter[str] = Counter()
     boxes: Counter[str] = Counter()
     videos: dict[str, set[str]] = defaultdict(set)
-    for key, labelled in shots.items():
-        ids[key[0]] += 1 if split == "train" else len(labelled)
-        boxes[key[0]] += sum(map(len, labelled.values()))
+    for key, labeled in shots.items():
+        ids[key[0]] += 1 if split == "train" else len(labeled)
+        boxes[key[0]] += sum(map(len, labeled.values()))
         videos[key[0]].add(key[1])
     return Counts(
         ids=sum(ids.values()),

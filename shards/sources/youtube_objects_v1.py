@@ -1,5 +1,5 @@
 """YouTube-Objects v1.0, raw: ``<class>/data/<video>/shots/<shot>/frameNNNN.jpg``, with ``<class>/sets/train.txt`` and
-``test.txt`` (videos) and a box file ``frameNNNN.jpg_sticks.mat`` beside each labelled frame.
+``test.txt`` (videos) and a box file ``frameNNNN.jpg_sticks.mat`` beside each labeled frame.
 
 Splits by the rules of the public CoLo-CAM code: test videos are those of test.txt; of the train videos of class number
 c that have boxes, sorted, shuffled 1000 times by Python's ``random`` seeded with c, the first five are validation, and
@@ -74,9 +74,9 @@ def read_youtube_objects_v1(
     return inputs_of(_RELEASE, root, selection, tree.frames, expected or PUBLISHED, rule, options)
 
 
-def validation_videos(labelled: list[str], label: int) -> list[str]:
+def validation_videos(labeled: list[str], label: int) -> list[str]:
     """The validation videos among the train videos of a class that have boxes (public code's rule)."""
-    videos = sorted(labelled)
+    videos = sorted(labeled)
     # Python keeps the results of seeded shuffles since 3.2.
     shuffler = random.Random(label)
     for _ in range(1000):
@@ -163,8 +163,8 @@ def _by_the_rules(tree: _Tree, classes: list[str], partial: bool) -> Selection:
                     (selection.left_out if partial else problems).append(what)
         both = {video for video, _ in shots["train"]} & {video for video, _ in shots["test"]}
         problems += [f"{cls}: video {video} is in train.txt and in test.txt" for video in sorted(both)]
-        labelled = [video for video, names in shots["train"] if any(tree.sticks((cls, video, name)) for name in names)]
-        validation = set(validation_videos(labelled, CLASSES.index(cls)))
+        labeled = [video for video, names in shots["train"] if any(tree.sticks((cls, video, name)) for name in names)]
+        validation = set(validation_videos(labeled, CLASSES.index(cls)))
         for video, names in shots["train"]:
             _select(tree, selection, "val" if video in validation else "train", cls, video, names, problems)
         for video, names in shots["test"]:
@@ -184,18 +184,18 @@ def _select(
             if tree.frames(key)[0]:  # some shots of the release are empty
                 selection.shots["train"][key] = {}
             continue
-        labelled = {}
+        labeled = {}
         for frame in tree.sticks(key):
             try:
-                labelled[frame] = _boxes(tree.folder(key) / frame)
+                labeled[frame] = _boxes(tree.folder(key) / frame)
             except (DataError, ValueError) as error:
                 problems.append(str(error))
-        if labelled:
-            selection.shots[split][key] = labelled
+        if labeled:
+            selection.shots[split][key] = labeled
 
 
 def _boxes(frame: Path) -> list[Box]:
-    """Boxes of a labelled frame, with the two repairs of the public code."""
+    """Boxes of a labeled frame, with the two repairs of the public code."""
     path = frame.with_name(frame.name + _STICKS)
     boxes = read_boxes(read_variable(path, "coor"), str(path))
     if not boxes:

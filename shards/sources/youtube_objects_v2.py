@@ -166,10 +166,10 @@ def _by_the_rules(tree: _Tree, classes: list[str]) -> Selection:
     for cls in classes:
         shots = tree.shots[cls]
         later = {frame: number for number, shot in enumerate(shots) for frame in range(shot.first, shot.last + 1)}
-        labelled: dict[str, dict[int, dict[str, list[Box]]]] = {}  # by ground truth, shot and file name
+        labeled: dict[str, dict[int, dict[str, list[Box]]]] = {}  # by ground truth, shot and file name
         truths_of: dict[int, set[str]] = defaultdict(set)
         for name in _GROUND_TRUTH:
-            labelled[name] = defaultdict(dict)
+            labeled[name] = defaultdict(dict)
             for frame, boxes in _ground_truth(
                 tree.root / "GroundTruth" / cls / f"{name}_{cls}.mat", name, cls, problems
             ):
@@ -177,7 +177,7 @@ def _by_the_rules(tree: _Tree, classes: list[str]) -> Selection:
                 if frame not in later:
                     problems.append(f"{name}_{cls}.mat: frame {frame:08d} is in no shot of Ranges/")
                 elif boxes:
-                    labelled[name][later[frame]][f"{frame:08d}.jpg"] = boxes
+                    labeled[name][later[frame]][f"{frame:08d}.jpg"] = boxes
                 else:  # says which split its video is in, but there is nothing to evaluate
                     selection.left_out.append(f"{name}_{cls}.mat: frame {frame:08d} has no boxes")
         of_video: dict[int, set[str]] = {}
@@ -192,10 +192,10 @@ def _by_the_rules(tree: _Tree, classes: list[str]) -> Selection:
             key = tree.key(cls, number)
             if shot.video in training[3:]:
                 selection.shots["train"][key] = {}
-            elif shot.video in training[:3] and number in labelled[_GROUND_TRUTH[0]]:
-                selection.shots["val"][key] = labelled[_GROUND_TRUTH[0]][number]
-            elif of_video[shot.video] == {_GROUND_TRUTH[1]} and number in labelled[_GROUND_TRUTH[1]]:
-                selection.shots["test"][key] = labelled[_GROUND_TRUTH[1]][number]
+            elif shot.video in training[:3] and number in labeled[_GROUND_TRUTH[0]]:
+                selection.shots["val"][key] = labeled[_GROUND_TRUTH[0]][number]
+            elif of_video[shot.video] == {_GROUND_TRUTH[1]} and number in labeled[_GROUND_TRUTH[1]]:
+                selection.shots["test"][key] = labeled[_GROUND_TRUTH[1]][number]
     raise_problems(problems, what="ranges and ground truth do not agree", where=tree.root, fix="unpack them again")
     return selection
 

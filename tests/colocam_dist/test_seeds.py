@@ -25,8 +25,8 @@ def seeded(value: int = 7) -> torch.Generator:
 
 def otsu_by_search(cam: np.ndarray) -> float:
     """Every split of numpy's own 256-bin histogram, one after the other."""
-    grey = np.floor(cam.astype(np.float32) * np.float32(255)).astype(np.float64)
-    counts, edges = np.histogram(grey, bins=256)
+    gray = np.floor(cam.astype(np.float32) * np.float32(255)).astype(np.float64)
+    counts, edges = np.histogram(gray, bins=256)
     centers = (edges[:-1] + edges[1:]) / 2
     best, threshold = -1.0, 0.0
     for split in range(1, 256):
@@ -61,7 +61,7 @@ def test_otsu_equals_a_search_over_all_splits(scale):
     np.testing.assert_allclose(got, [otsu_by_search(cam.numpy()) for cam in maps], rtol=1e-12)
 
 
-def test_otsu_of_a_constant_map_is_its_grey_value():
+def test_otsu_of_a_constant_map_is_its_gray_value():
     assert otsu_threshold(torch.full((2, 4, 4), 0.5)).tolist() == [127.0, 127.0]
 
 

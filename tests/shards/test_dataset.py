@@ -216,5 +216,5 @@ def test_real_clips(shared: Path, tmp_path: Path) -> None:
     frame = index.shots[0].first_frame
     assert (index.shots[0].key, index.frame_name[frame]) == ("bird/davis-flamingo/shot-000", "00000.jpg")
     np.testing.assert_allclose(index.boxes(frame), [[127.4, 44.25, 258.92, 152.25]], atol=1e-4)
-    assert index.n_frames == len(index.labelled_frames()) == 792
+    assert index.n_frames == len(index.labeled_frames()) == 792
     assert not verify(tmp_path).problems

@@ -15,7 +15,7 @@ from tune.report.figures import mean_interval
 from tune.report.points import PointResult, identity
 from tune.report.style import (
     BEST,
-    GREY,
+    GRAY,
     INK,
     METRIC,
     colors_of,
@@ -67,7 +67,7 @@ def number_plot(dimension: Dimension, points: Sequence[PointResult], lead: Dimen
             handles.append(Line2D([], [], color=color, marker="o", markersize=5, linewidth=1.8))
             labels.append(short(text(mine[0].point[lead.name]), 24) if lead else "best at each value")
     axes.set_ylim(*limits(_means(shown), ends))
-    handles.append(Line2D([], [], color=GREY, marker="o", markersize=4, linewidth=0, alpha=0.6))
+    handles.append(Line2D([], [], color=GRAY, marker="o", markersize=4, linewidth=0, alpha=0.6))
     labels.append("every point")
     longest = max(map(len, labels))
     key_below(figure, handles, labels, 4 if longest <= 12 else 2)

@@ -19,7 +19,7 @@ from tune.results import TrialState
 
 __all__ = [
     "BEST",
-    "GREY",
+    "GRAY",
     "INK",
     "METRIC",
     "SCALE",
@@ -44,7 +44,7 @@ STATE_COLORS: dict[TrialState, str] = {
     "running": "#56B4E9",
     "waiting": "#b9bec5",
 }
-INK, SOFT, LINE, GREY = "#1c1f23", "#555b63", "#e8e5e0", "#9aa0a8"
+INK, SOFT, LINE, GRAY = "#1c1f23", "#555b63", "#e8e5e0", "#9aa0a8"
 BEST = "#D55E00"
 METRIC = "validation CorLoc, %"
 SCALE = LinearSegmentedColormap.from_list("corloc", ["#ddd8cf", "#a9c9dd", "#2478ad", "#0a3450"])
@@ -69,7 +69,7 @@ def dress(axes: Axes, x: str, y: str) -> None:
 
 def empty(axes: Axes, words: str) -> None:
     """Say why there is nothing to see."""
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=10)
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GRAY, fontsize=10)
 
 
 def key_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], columns: int) -> None:

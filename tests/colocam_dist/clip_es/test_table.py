@@ -114,7 +114,7 @@ class OneRank(Workers):
 def test_ranks_share_the_frames_and_one_may_have_none(config: Config, reordered: ClipEs) -> None:
     singly = config.evaluation.model_copy(update={"batch": 1})  # rounding depends on the batch
     index, maps = open_split(config.data, "test"), maps_of_all_classes(reordered)
-    world = len(index.labelled_frames()) + 1
+    world = len(index.labeled_frames()) + 1
 
     def scored(workers: Workers) -> list[FrameScores]:
         settings = config.model_copy(update={"evaluation": singly})
@@ -170,7 +170,7 @@ def test_predicted_classes_are_the_classifiers_answers_in_the_order_of_the_frame
     classifier = build_classifier(config, 3, pretrained=False).eval()
     index = open_split(config.data, "test")
     reader = FrameReader(index)
-    images = [eval_frame(reader.read(frame, short_side=40), 40) for frame in index.labelled_frames().tolist()]
+    images = [eval_frame(reader.read(frame, short_side=40), 40) for frame in index.labeled_frames().tolist()]
     reader.close()
     images_FCHW = torch.from_numpy(np.stack(images))
     with torch.no_grad():

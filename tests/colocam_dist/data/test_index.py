@@ -67,7 +67,7 @@ def test_frames_lie_where_the_index_says(tiny_shards: Path, tiny_frames: Path, s
     assert len(index.shard_paths) > 1
 
 
-def test_shots_are_numbered_and_labelled(tiny_shards: Path) -> None:
+def test_shots_are_numbered_and_labeled(tiny_shards: Path) -> None:
     index = ShotIndex.open(tiny_shards, "train")
     assert index.classes == ("bird", "cat", "train")
     assert [shot.id for shot in index.shots] == list(range(21))
@@ -92,14 +92,14 @@ def test_boxes_are_those_of_the_table(tiny_shards: Path, tiny_frames: Path) -> N
             size = index.frame_width[frame], index.frame_height[frame]
             np.testing.assert_allclose(index.boxes(frame), np.minimum(wanted, [*size, *size]), atol=1e-3)
             assert index.boxes(frame).dtype == np.float32
-    np.testing.assert_array_equal(index.labelled_frames(), np.arange(index.n_frames))
+    np.testing.assert_array_equal(index.labeled_frames(), np.arange(index.n_frames))
 
 
 def test_a_split_without_boxes(tiny_shards: Path) -> None:
     index = ShotIndex.open(tiny_shards, "train")
     assert index.boxes(3).shape == (0, 4)
-    assert index.labelled_frames().dtype == np.int64
-    assert len(index.labelled_frames()) == 0
+    assert index.labeled_frames().dtype == np.int64
+    assert len(index.labeled_frames()) == 0
 
 
 def test_it_can_be_sent_to_another_process(tiny_shards: Path) -> None:

@@ -42,8 +42,8 @@ def test_boxes_and_iou_equal_the_published_code_exactly(published: Any, publishe
 
 def one_threshold(map_HW: np.ndarray, tau: float) -> tuple[int, ...]:
     """The published rule, word for word, for one threshold."""
-    grey = (map_HW * 255).astype(np.uint8)
-    binary = (grey > int(tau * grey.max())).astype(np.uint8)
+    gray = (map_HW * 255).astype(np.uint8)
+    binary = (gray > int(tau * gray.max())).astype(np.uint8)
     contours, _ = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return 0, 0, 0, 0

@@ -48,7 +48,7 @@ def test_the_three_rules(known: FrameScores) -> None:
     assert result.corloc == pytest.approx({"validation": 100 * (1 / 2 + 1 / 3) / 2, "pooled": 50.0, "per_class": 100.0})
     assert result.micro == pytest.approx({"validation": 100 * 2 / 5, "pooled": 100 * 2 / 5, "per_class": 100.0})
     assert result.thresholds == {"validation": 0.25, "pooled": 0.0}
-    assert list(result.per_class) == ["cat", "dog"], "a class without labelled frames does not enter the mean"
+    assert list(result.per_class) == ["cat", "dog"], "a class without labeled frames does not enter the mean"
     assert result.per_class["dog"].per_class == 100.0
     assert result.per_class["dog"].validation == pytest.approx(100 / 3)
     assert result.per_class["cat"].frames == 2
@@ -100,7 +100,7 @@ def test_unusable_input_is_refused(known: FrameScores) -> None:
         known.frames_F[:0],
         known.thresholds_T,
     )
-    with pytest.raises(ValueError, match="at least one labelled frame"):
+    with pytest.raises(ValueError, match="at least one labeled frame"):
         corloc(nothing, CLASSES, 0.25)
     for label in (-1, 3):
         with pytest.raises(ValueError, match=r"labels from 0 to 2, got"):

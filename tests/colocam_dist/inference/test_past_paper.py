@@ -77,8 +77,8 @@ def test_a_path_has_no_oracle(evaluate: Callable[..., Any]) -> None:
 
 
 def test_steadiness_is_measured_where_frames_are_near_enough(evaluate: Callable[..., Any]) -> None:
-    (labelled,), _ = evaluate("evaluation.consistency.max_gap=2")
-    assert labelled.to_dict()["consistency"]["pairs"] == 6
+    (labeled,), _ = evaluate("evaluation.consistency.max_gap=2")
+    assert labeled.to_dict()["consistency"]["pairs"] == 6
     (every,), result = evaluate("evaluation.consistency.frames=all")
     steady = every.to_dict()["consistency"]
     assert steady["pairs"] == 10

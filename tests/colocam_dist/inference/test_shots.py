@@ -20,7 +20,7 @@ def scorer(make_scorer: Callable[..., Scorer], on_ranks: OnRanks) -> Scorer:
     return on_ranks(1, make_scorer)[0]
 
 
-def test_shots_with_a_labelled_frame_are_taken_whole(scorer: Scorer) -> None:
+def test_shots_with_a_labeled_frame_are_taken_whole(scorer: Scorer) -> None:
     index = scorer.index
     keys = [shot.key for shot in index.shots]
     assert [key.split("/", 1)[0] for key in keys] == ["bird"] * 3 + ["cat"] * 2

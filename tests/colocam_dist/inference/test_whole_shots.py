@@ -76,15 +76,15 @@ def test_boxes_and_scores_are_those_of_the_functions_for_clips(score: Callable[[
         boxes = np.concatenate([clip_boxes(shot.maps_THW, shot.timeline, TAU, settings) for shot in shots])
         assert np.array_equal(boxes, found[name].boxes_F4)
         tau = scorer.thresholds.tolist().index(TAU) if name != "viterbi" else 0
-        labelled = np.isin(found[name].frames_F, scorer.frames)
-        pairs = zip(boxes[labelled], found[name].scores.frames_F.tolist(), strict=True)
+        labeled = np.isin(found[name].frames_F, scorer.frames)
+        pairs = zip(boxes[labeled], found[name].scores.frames_F.tolist(), strict=True)
         iou = [iou_inclusive(box[None], scorer.truth(frame)).max() for box, frame in pairs]
         assert found[name].scores.iou_FT[:, tau] == pytest.approx(iou)
     several = [boxes for shot in shots for boxes in clip_instances(shot.maps_THW, TAU, settings)]
-    counted = [len(boxes.boxes_k4) for boxes, is_labelled in zip(several, labelled, strict=True) if is_labelled]
+    counted = [len(boxes.boxes_k4) for boxes, is_labeled in zip(several, labeled, strict=True) if is_labeled]
     assert found["all"].counts.boxes_F.tolist() == counted
     assert max(counted) > 1
-    chosen = [boxes for boxes, is_labelled in zip(several, labelled, strict=True) if is_labelled]
+    chosen = [boxes for boxes, is_labeled in zip(several, labeled, strict=True) if is_labeled]
     matches = [
         count_matches(boxes.boxes_k4, scorer.truth(frame), IOU)
         for boxes, frame in zip(chosen, scorer.frames.tolist(), strict=True)

@@ -161,8 +161,8 @@ def test_masked_frames_give_zero_and_touch_nothing(backend: str, natural: Tensor
 @pytest.mark.parametrize("backend", FRAME_BACKENDS)
 def test_one_color_leaves_the_spatial_kernel(backend: str) -> None:
     fg = torch.rand(1, 23, 37, generator=torch.Generator().manual_seed(2))
-    grey = torch.full((1, 3, 23, 37), 128, dtype=torch.uint8)
-    _, total, _ = value_total_gradient(fg, grey, backend=backend, sigma_xy=20.0)
+    gray = torch.full((1, 3, 23, 37), 128, dtype=torch.uint8)
+    _, total, _ = value_total_gradient(fg, gray, backend=backend, sigma_xy=20.0)
     rows, cols = (torch.arange(side, dtype=torch.float64) for side in (23, 37))
     sums = [torch.exp(-((axis[:, None] - axis) ** 2) / (2 * 20.0**2)).sum() for axis in (rows, cols)]
     assert float(total) == pytest.approx(float(sums[0] * sums[1]), rel=1e-3)

@@ -22,7 +22,7 @@ def test_value_and_gradient(example):
     torch.testing.assert_close(example.logits.grad.double(), 2.5 * 0.7 * gradient / count, rtol=1e-5, atol=1e-9)
 
 
-def test_no_labelled_pixel_gives_exact_zero_with_a_graph(example):
+def test_no_labeled_pixel_gives_exact_zero_with_a_graph(example):
     term = PartialCrossEntropy(PartialCrossEntropySettings())
     for seeds, mask in [
         (torch.full_like(example.seeds, -255), example.mask),

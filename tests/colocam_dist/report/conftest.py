@@ -14,7 +14,7 @@ RULES = ("validation", "pooled", "per_class")
 
 @pytest.fixture
 def picture() -> NDArray[np.uint8]:
-    """uint8 RGB [61, 83, 3], a grey ramp."""
+    """uint8 RGB [61, 83, 3], a gray ramp."""
     ramp = np.linspace(30, 220, 83, dtype=np.uint8)
     return np.repeat(np.broadcast_to(ramp, (61, 83))[..., None], 3, axis=2).copy()
 

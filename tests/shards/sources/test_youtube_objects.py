@@ -173,13 +173,13 @@ def test_boxes_that_cannot_be_used_are_all_named(raw: Raw) -> None:
         assert "outside its picture of 61 x 45 pixels" in str(caught.value)
 
 
-def test_a_labelled_frame_that_is_missing(raw: Raw) -> None:
+def test_a_labeled_frame_that_is_missing(raw: Raw) -> None:
     raw.root.joinpath(*TEST, "a.jpg").unlink()
     with pytest.raises(DataError, match=r"train/3/1/a\.jpg has boxes but no picture"):
         raw.read()
 
 
-def test_a_labelled_frame_that_may_be_missing(raw: Raw) -> None:
+def test_a_labeled_frame_that_may_be_missing(raw: Raw) -> None:
     raw.root.joinpath(*TEST, "a.jpg").unlink()
     inputs = raw.read(YoutubeObjectsOptions(allow_partial=True))
     assert names(inputs)[TEST] == ["d.jpg"]

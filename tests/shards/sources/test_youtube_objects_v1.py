@@ -74,7 +74,7 @@ def test_the_repaired_frame_is_named_if_it_is_damaged(raw: Any) -> None:
 
 
 def test_all_frames_of_evaluated_shots(raw: Any) -> None:
-    raw.shot("car", "0009", "002", 4)  # no labelled frame: not evaluated
+    raw.shot("car", "0009", "002", 4)  # no labeled frame: not evaluated
     inputs = read(raw.save(), evaluation_frames="all")
     assert shots(inputs, "val")["car/0001/001"] == ["frame0001.jpg", "frame0002.jpg", "frame0003.jpg"]
     assert boxes(inputs, "car/0001/001")["frame0001.jpg"] == []
@@ -82,13 +82,13 @@ def test_all_frames_of_evaluated_shots(raw: Any) -> None:
 
 
 def test_validation_videos_are_the_first_of_a_seeded_shuffle(raw: Any) -> None:
-    labelled = [f"{number:04d}" for number in range(10, 19)]
-    for video in labelled:
+    labeled = [f"{number:04d}" for number in range(10, 19)]
+    for video in labeled:
         raw.video("train", "dog", video)
         raw.shot("dog", video, "003", 1, {1: BOX})
     inputs = read(raw.save())
     random.seed(6)  # dog is class number 6; the global generator, as an independent way
-    videos = sorted(["0001", *labelled])
+    videos = sorted(["0001", *labeled])
     for _ in range(1000):
         random.shuffle(videos)
     found = {key.split("/")[1] for key in shots(inputs, "val") if key.startswith("dog/")}

@@ -32,7 +32,7 @@ def shots(inputs: Inputs, split: str) -> dict[str, list[int]]:
     }
 
 
-def labelled(inputs: Inputs, split: str) -> dict[int, list[tuple[float, ...]]]:
+def labeled(inputs: Inputs, split: str) -> dict[int, list[tuple[float, ...]]]:
     """Boxes by frame number."""
     files = [file for unit in inputs.units if unit.split == split for file in unit.files]  # type: ignore[attr-defined]
     return {int(file.path.stem): list(file.boxes) for file in files if file.boxes}
@@ -40,7 +40,7 @@ def labelled(inputs: Inputs, split: str) -> dict[int, list[tuple[float, ...]]]:
 
 @pytest.fixture
 def raw(raw_v2: Any) -> Any:
-    """Every class: a labelled training video and a test video; horse: six training videos and one without labels."""
+    """Every class: a labeled training video and a test video; horse: six training videos and one without labels."""
     for cls in CLASSES:
         if cls == "horse":
             continue
@@ -48,7 +48,7 @@ def raw(raw_v2: Any) -> Any:
         raw_v2.label("Training", cls, 2, BOX)
         raw_v2.shot(cls, 10, 11, 3)
         raw_v2.label("Test", cls, 11, [[1, 2, 20, 30], [5, 6, 40, 44]])
-    # Videos in order of appearance: 30, 4 (twice, not in a row), 20, 8, 15, 2 and 9; 40 is for testing, 5 unlabelled.
+    # Videos in order of appearance: 30, 4 (twice, not in a row), 20, 8, 15, 2 and 9; 40 is for testing, 5 unlabeled.
     for first, last, video in [(1, 4, 30), (5, 6, 4), (7, 9, 20), (10, 12, 4), (13, 14, 8), (15, 17, 15), (18, 18, 2)]:
         raw_v2.shot("horse", first, last, video)
     for frame in (2, 5, 9, 14, 16, 18):
@@ -74,7 +74,7 @@ def test_videos_go_where_their_labels_are(raw: Any) -> None:
     }
     assert val["cat/video-0007/shot-000000"] == [2]
     assert shots(inputs, "test")["horse/video-0040/shot-000008"] == [24]
-    assert labelled(inputs, "test")[11] == [(1, 2, 20, 30), (5, 6, 40, 44)]
+    assert labeled(inputs, "test")[11] == [(1, 2, 20, 30), (5, 6, 40, 44)]
     assert not any("0005" in unit.video for unit in inputs.units)
 
 
@@ -101,7 +101,7 @@ def test_the_shared_frame_decides_about_both_videos(raw: Any) -> None:
 def test_negative_corners_become_zero(raw: Any) -> None:
     raw.shot("cow", 50, 50, 9)
     raw.label("Test", "cow", 50, [[-4, -1, 20, 30]])
-    assert labelled(read(raw.save()), "test")[50] == [(0, 0, 20, 30)]
+    assert labeled(read(raw.save()), "test")[50] == [(0, 0, 20, 30)]
 
 
 def test_a_video_in_both_ground_truths(raw: Any) -> None:
@@ -155,7 +155,7 @@ def test_ground_truth_that_makes_no_sense(raw: Any, name: str, text: str) -> Non
         read(raw.save())
 
 
-def test_a_frame_labelled_twice_and_odd_boxes(raw: Any) -> None:
+def test_a_frame_labeled_twice_and_odd_boxes(raw: Any) -> None:
     raw.truth["cow", "Training"].append(("cow00000002", BOX))
     raw.truth["cow", "Test"].append(("cow00000010", [[1, 2, 3]]))
     with pytest.raises(DataError) as caught:
@@ -284,4 +284,4 @@ def test_from_the_tree_to_shards(raw: Any, tmp_path: Path) -> None:
         "horse/video-0008/shot-000004",
         "horse/video-0015/shot-000005",
     ]
-    np.testing.assert_array_equal(index.labelled_frames(), [])
+    np.testing.assert_array_equal(index.labeled_frames(), [])
