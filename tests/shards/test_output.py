@@ -165,7 +165,7 @@ def test_places_that_nobody_writes_to(location: str) -> None:
 
 def test_a_package_that_is_not_there_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ConfigError, match=r"s3:// need a package(.|\n)*pip install 'colocam-dist\[s3\]'"):
+    with pytest.raises(ConfigError, match=r's3:// need a package(.|\n)*pip install -e "\.\[s3\]" -c constraints\.txt'):
         open_output("s3://bucket/data/")
 
 

@@ -114,7 +114,7 @@ def test_no_folder_and_a_file_are_refused(tiny_clip: Path, tmp_path: Path) -> No
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"needs the package transformers[\s\S]*colocam-dist\[clip\]"):
+    with pytest.raises(ConfigError, match=r'needs the package transformers[\s\S]*-e "\.\[clip\]" -c constraints\.txt'):
         load_clip(tmp_path)
 
 

@@ -301,7 +301,7 @@ def test_published_transformers_are_deits():
 
 def test_lite0_package_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match=r"colocam-dist\[pretrained\]"):
+    with pytest.raises(WeightsError, match=r'-e "\.\[pretrained\]" -c constraints\.txt'):
         load_encoder_weights(build_encoder("efficientnet_lite0"), "imagenet")
 
 

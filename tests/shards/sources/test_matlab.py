@@ -50,5 +50,5 @@ def test_boxes_of_other_shapes() -> None:
 
 def test_scipy_is_named_where_it_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ConfigError, match=r"pip install 'colocam-dist\[youtube-objects\]'"):
+    with pytest.raises(ConfigError, match=r'pip install -e "\.\[youtube-objects\]" -c constraints\.txt'):
         read_variable(tmp_path / "a.mat", "coor")

@@ -264,7 +264,7 @@ def test_the_detector_that_is_there_is_taken(
         (tmp_path / "cuts.csv").unlink()
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     assert read_videos(tmp_path, RULE, VideoOptions()).settings["cuts"] == "histogram"
-    with pytest.raises(ConfigError, match=r"not installed(.|\n)*colocam-dist\[shots\]"):
+    with pytest.raises(ConfigError, match=r'not installed(.|\n)*-e "\.\[shots\]" -c constraints\.txt'):
         read_videos(tmp_path, RULE, VideoOptions(cuts="scenedetect"))
 
 

@@ -164,7 +164,7 @@ def test_without_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with pytest.raises(DataError, match="no photographs"):
         photo_files(tmp_path)
     monkeypatch.setattr("shards.synthetic.backgrounds.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"pip install 'colocam-dist\[synthetic\]'"):
+    with pytest.raises(DataError, match=r'pip install -e "\.\[synthetic\]" -c constraints\.txt'):
         photo_files(None)
 
 

@@ -19,7 +19,7 @@ needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason
 
 def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the package timm(.|\n)*colocam-dist\[timm\]"):
+    with pytest.raises(ConfigError, match=r'needs the package timm(.|\n)*-e "\.\[timm\]" -c constraints\.txt'):
         build_encoder("timm:resnet18")
 
 
