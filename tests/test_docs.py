@@ -39,6 +39,12 @@ def commands() -> list[tuple[str, str, str]]:
     return found
 
 
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, made as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @functools.cache
 def help_of(start: tuple[str, ...]) -> str:
     """What a program says of its options."""
@@ -50,8 +56,13 @@ def help_of(start: tuple[str, ...]) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_and_pictures_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(there.read_text()), f"{page.name}: {target}"
 
 
 def test_commands_are_found() -> None:
