@@ -1,8 +1,9 @@
 """The one typed schema of a run. Defaults stand in this folder; recipes in ``configs/`` name what they change.
 
-Defaults are those of the published CoLo-CAM code for YouTube-Objects v1.0 with ResNet-50 where it states them, but for
-two: ``data.n_frames`` is 4, as in the paper's text (the code's command has 2), and the weight of the frame CRF acts 1.7
-times as strong with the exact affinity (recipes have 1.2e-9). The dataclasses of losses, seeds and CAMs repeat the
+Defaults are those of the published CoLo-CAM code for YouTube-Objects v1.0 with ResNet-50 where it states them. Others
+are ``data.n_frames`` (4, as in the paper's text; the code's command has 2), ``data.window_rules``, ``engine.precision``
+(there mixed) and ``engine.sync_batchnorm``; and the weight of the frame CRF acts 1.7 times as strong with the exact
+affinity (recipes have 1.2e-9). The dataclasses of losses, seeds and CAMs repeat the
 defaults, for use alone; a test holds them equal. Units: image sides in pixels, rates per step, fractions in [0, 1].
 """
 
@@ -80,5 +81,10 @@ class Config(Section):
         if ranks > 1 and backend.endswith("exact"):
             raise ValueError(
                 f"engine.window_ranks ({ranks}) needs histograms, not localizer.loss.colocalization.backend={backend}"
+            )
+        if ranks > 1 and self.localizer.loss.colocalization.mode == "normalized_cut":
+            raise ValueError(
+                f"engine.window_ranks ({ranks}) needs localizer.loss.colocalization.mode adaptive or constant: the "
+                "normalized cut needs its windows whole"
             )
         return self

@@ -29,7 +29,9 @@ class Optimizer(Section):
     """SGD with the published step schedule: lr = max(base * gamma ** (epoch // step), floor), epoch from 0."""
 
     lr: Annotated[float, Field(gt=0.0)] = 0.01  # the base; not scaled with batch or ranks
-    fast_lr_factor: Annotated[float, Field(gt=0.0)] = 10.0  # for the new layers of the classifier
+    fast_lr_factor: Annotated[float, Field(gt=0.0)] = (
+        10.0  # stage 1: of the head and the encoder's last part (ResNet: layer4; timm: the head)
+    )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     nesterov: bool = True
     weight_decay: NonNegative = 1.0e-4
@@ -40,7 +42,7 @@ class Optimizer(Section):
 
 
 class ClassifierStage(Section):
-    """Stage 1: a frame classifier from video tags (public code: 100 epochs, lr 0.001, new layers x10)."""
+    """Stage 1: a frame classifier from video tags (public code: 100 epochs, lr 0.001, head and last part x10)."""
 
     epochs: Annotated[int, Field(ge=0)] = 100  # 0 = the untrained network, whose CAM is then the baseline
     global_batch: Positive = 32  # frames per optimizer step, over all ranks and accumulation steps
@@ -63,7 +65,7 @@ class Cams(Section):
     method: CamName = "layercam"  # also selects the epoch of stage 1 that localizes best
     smooth: SmoothGradCam = SmoothGradCam()
     classifier: Literal["best-localization", "best-classification"] = "best-localization"  # which epoch's weights
-    folder: Path | None = None  # None: `cams/` inside the shard folder
+    folder: Path | None = None  # None: `cams/` inside the shard folder; of remote shards, in run.folder
     batch: Positive = 32
 
 

@@ -34,8 +34,9 @@ class ColocalizationSettings(TermSettings):
             takes two filters.
         normalizer: the form of the value, which matters for ``adaptive``. ``published``: R - 1'W1 =
             -sum_r S_r' W S_r, as in the public code; its magnitude stays in [1/2, 1] of 1'W1. ``paper``: R itself,
-            Eq. 4, which goes to 0 as maps become consistent or constant, so that the gradient grows without bound; it
-            starts 4 to 6 times stronger than the form that published weights were tuned with.
+            Eq. 4, which goes to 0 as maps become consistent, or constant at 0 or 1, so that the gradient grows without
+            bound: it is (1 - d) / d times as strong as the form that published weights were tuned with, d being
+            color_disagreement; about 1.3 at the start and 7 to 11 later on the thumbnails of docs/results.md.
         paper_floor: smallest divisor of the ``paper`` normalizer, as a share of 1'W1 (R itself is at most 1/2 of it),
             and of the normalized cut.
             Below the floor the loss value falls under ``weight`` and the gradient stays bounded. 0 = Eq. 5 to the

@@ -26,7 +26,7 @@ class FrameCrfSettings(TermSettings):
         weight: the paper's lambda. 2e-9 was tuned with a filter that returns 0.55 to 0.63 of the exact affinity used
             here; about 1.2e-9 gives the published push.
         sigma_rgb: width of the color kernel, in steps of 0..255.
-        sigma_xy: width of the spatial kernel in pixels of the unscaled frame.
+        sigma_xy: width of the spatial kernel in pixels of the unscaled map (the frame's, with model.map_stride 1).
         scale: both sides of image and map are multiplied by it first; in (0, 1].
         scale_initial: scale of epoch 1, at most ``scale``, from which it grows linearly; None = ``scale`` from the
             beginning. ``weight`` stays that for ``scale``: at other sizes the term is multiplied by the squared ratio

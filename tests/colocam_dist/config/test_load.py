@@ -84,6 +84,7 @@ def test_an_unknown_section_of_an_override_is_not_blamed_on_the_file(tmp_path: P
         (["localizer.loss.frame_crf={scale: 0.5, scale_initial: 0.7, scale_epochs: 2}"], "larger than scale"),
         (["engine.window_ranks=3"], "cannot share windows of data.n_frames (4) frames"),
         (["engine.window_ranks=2", "localizer.loss.colocalization.backend=torch:exact"], "needs histograms"),
+        (["engine.window_ranks=2", "localizer.loss.colocalization.mode=normalized_cut"], "needs its windows whole"),
         (["run.name=../evil"], "run.name"),
         (["data.n_frames=[1"], "not YAML"),
         (["data.n_frames=2", "data.n_frames.x=1"], "is a value, not a section"),
