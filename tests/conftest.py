@@ -28,11 +28,6 @@ if not torch.cuda.is_available():
 AS_IT_IS = PictureRule(keep_up_to=0, short_side=0, quality=95)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that take minutes come first; the others keep their order."""
-    items.sort(key=lambda item: item.get_closest_marker("first") is None)
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data and fixtures beside the checkout."""

@@ -87,7 +87,6 @@ def test_a_missing_step_a_new_term_and_other_data_are_differences() -> None:
     assert "the data are others" in str(first_difference(old, old | {"data_sha256": "0"}))
 
 
-@pytest.mark.first
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_all_recipes_have_the_golden_losses() -> None:

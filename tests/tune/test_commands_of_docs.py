@@ -48,7 +48,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Lab(tmp_path_factory.mktemp("lab")).folder / "shards"
 
 
-@pytest.mark.first
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_command_does_what_it_says_although_the_driver_is_killed(shards: Path, tmp_path: Path) -> None:
