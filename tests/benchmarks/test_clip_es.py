@@ -15,6 +15,8 @@ from colocam_dist.inference.load import build_classifier
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.runs.weights import save_weights
 
+pytestmark = pytest.mark.patient
+
 ROOT = Path(__file__).parents[2]
 CLASSES = ["train", "bird", "cat"]
 

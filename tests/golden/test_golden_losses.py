@@ -32,6 +32,8 @@ from tests.golden.record import (
     versions,
 )
 
+pytestmark = pytest.mark.patient
+
 
 def golden(recipe: str) -> dict[str, Any]:
     return json.loads(golden_file(recipe).read_text())
@@ -88,7 +90,7 @@ def test_a_missing_step_a_new_term_and_other_data_are_differences() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_all_recipes_have_the_golden_losses() -> None:
     for recipe in RECIPES:
         skip_elsewhere(recipe)

@@ -13,6 +13,8 @@ import pytest
 
 from colocam_dist.config import load
 
+pytestmark = pytest.mark.patient
+
 ROOT = Path(__file__).parents[2]
 SMALL = [
     *("data.resize=48", "data.crop=40", "data.n_frames=2", "data.workers=0", "data.central_fraction=1.0"),

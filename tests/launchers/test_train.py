@@ -3,68 +3,20 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from colocam_dist.data.index import ShotIndex
-from colocam_dist.runs.weights import read_weights
+from tests.launchers.small_runs import PYTHON, command, finished, rows, train
 
-ROOT = Path(__file__).parents[2]
-PYTHON = Path(sys.executable)
-SMALL = [
-    *("data.resize=48", "data.crop=40", "data.n_frames=2", "data.workers=0", "data.central_fraction=1.0"),
-    *("model.encoder=resnet18", "model.weights=none", "model.output_stride=16"),
-    *("model.decoder_channels=[16,16,8,8,8]", "engine.device=cpu"),
-    *("classifier.epochs=2", "classifier.global_batch=4", "classifier.optimizer.lr=0.01"),
-    *("localizer.epochs=2", "localizer.global_batch=8", "localizer.seeds.n_fg=20", "localizer.seeds.n_bg=20"),
-    *("localizer.loss.frame_crf.weight=1e-6", "localizer.loss.colocalization.weight=0.5"),
-    *("evaluation.thresholds=50", "evaluation.validation_thresholds=50", "evaluation.bootstrap=50"),
-    *("log.every_steps=1", "log.tensorboard=false"),
-]
-
-
-def command(*arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finished(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str]:
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return process.returncode, output
-
-
-def train(shards: Path, runs: Path, name: str, *more: str, ranks: int = 1) -> subprocess.Popen[str]:
-    script = ["launchers/train.py", f"data.shards={shards}", f"run.folder={runs}", f"run.name={name}", *SMALL, *more]
-    if ranks == 1:
-        return command(str(PYTHON), *script)
-    port = str(20000 + os.getpid() % 20000)
-    launcher = str(PYTHON.parent / "deepspeed")
-    return command(launcher, "--num_gpus", str(ranks), "--master_port", port, *script)
-
-
-def rows(run: Path, stage: str) -> dict[int, dict[str, Any]]:
-    """Training rows by step; of a repeated step the last one counts."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row for row in lines if row["stage"] == stage and row["kind"] == "train"}
+pytestmark = pytest.mark.patient
 
 
 @pytest.mark.slow
@@ -165,121 +117,6 @@ def test_two_ranks_that_share_windows_train_as_one_that_has_them_whole(tiny_shar
         assert [row[term] for row in shared.values()] == pytest.approx([r[term] for r in whole.values()], rel=0.01)
     receipts = [json.loads((tmp_path / name / "receipt.json").read_text())["localizer"] for name in ("whole", "shared")]
     assert receipts[0] == receipts[1]
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        pytest.param([], id="plain", marks=pytest.mark.slow),
-        # In the last epoch the loss depends on the average, by the seeds.
-        pytest.param(
-            ["localizer.ema.decay=0.9", "localizer.seeds.refresh_epoch=2"], id="averaged", marks=pytest.mark.long
-        ),
-    ],
-)
-def test_a_killed_run_continues_to_the_same_losses(more: list[str], tiny_shards: Path, tmp_path: Path) -> None:
-    shards = tmp_path / "shards"
-    shutil.copytree(tiny_shards, shards)
-    options = ("checkpoint.every_steps=1", "run.stages=[classifier,cams,localizer]", *more)
-    code, output = finished(train(shards, tmp_path, "whole", *options))
-    assert code == 0, output
-
-    process = train(shards, tmp_path, "cut", *options)
-    log = tmp_path / "cut" / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.is_file() and len(rows(tmp_path / "cut", "localizer")) >= 2:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "cut" / "done.json").exists()
-
-    code, output = finished(train(shards, tmp_path, "cut", *options))
-    assert code == 2
-    assert "a run of this name exists" in output
-    code, output = finished(train(shards, tmp_path, "cut", *options, "run.on_exists=resume"))
-    assert code == 0, output
-    for stage in ("classifier", "localizer"):
-        whole, cut = rows(tmp_path / "whole", stage), rows(tmp_path / "cut", stage)
-        assert cut.keys() == whole.keys()
-        assert {step: row["loss"] for step, row in cut.items()} == {step: row["loss"] for step, row in whole.items()}
-    receipts = [(tmp_path / name / "receipt.json").read_text() for name in ("cut", "whole")]
-    assert receipts[0] == receipts[1]
-    best = [tmp_path / name / "checkpoints" / "localizer" / "best-localization.pt" for name in ("cut", "whole")]
-    assert read_weights(best[0])["sha256"] == read_weights(best[1])["sha256"]
-
-
-def ranks_of(run: Path) -> list[int]:
-    """Processes of any kind that train this run."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if f"run.name={run.name}".encode() in words and f"run.folder={run.parent}".encode() in words:
-            found.append(int(folder.name))
-    return found
-
-
-def is_rank(process: int) -> bool:
-    return Path(f"/proc/{process}/environ").read_bytes().find(b"\0LOCAL_RANK=") >= 0
-
-
-FOUR_EPOCHS = ("run.stages=[classifier]", "classifier.epochs=4")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Gives the folder of a run of so many ranks that nobody asks to stop; its shards lie beside it."""
-
-    @functools.cache
-    def run(ranks: int) -> Path:
-        folder = tmp_path_factory.mktemp(f"undisturbed{ranks}")
-        shutil.copytree(tiny_shards, folder / "shards")
-        code, output = finished(train(folder / "shards", folder, "whole", *FOUR_EPOCHS, ranks=ranks))
-        assert code == 0, output
-        return folder / "whole"
-
-    return run
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("ranks", "number", "to"),
-    [(1, signal.SIGUSR2, "rank"), (2, signal.SIGUSR1, "rank"), (2, signal.SIGTERM, "launcher")],
-)
-def test_a_run_that_is_asked_to_stop_saves_and_resumes(
-    undisturbed: Callable[[int], Path], tmp_path: Path, ranks: int, number: signal.Signals, to: str
-) -> None:
-    reference = undisturbed(ranks)
-    shards, run = reference.with_name("shards"), tmp_path / "cut"
-    process = train(shards, tmp_path, "cut", *FOUR_EPOCHS, ranks=ranks)
-    deadline = time.monotonic() + 100
-    while not (run / "metrics.jsonl").is_file() or len(rows(run, "classifier")) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    asked = process.pid if to == "launcher" or ranks == 1 else next(filter(is_rank, ranks_of(run)))
-    began = time.monotonic()
-    os.kill(asked, number)
-    while ranks_of(run):
-        assert time.monotonic() - began < 15, "processes stay"
-        time.sleep(0.05)
-    _, output = process.communicate()
-    told = json.loads((run / "preempted.json").read_text())
-    assert ("end of deepspeed" if to == "launcher" else number.name) in told["reason"]
-    assert not (run / "done.json").exists()
-    assert not (run / "failed.json").exists()
-    if to != "launcher":
-        assert process.returncode == 85, output
-
-    code, output = finished(train(shards, tmp_path, "cut", *FOUR_EPOCHS, "run.on_exists=resume", ranks=ranks))
-    assert code == 0, output
-    assert not (run / "preempted.json").exists()
-    whole, cut = rows(reference, "classifier"), rows(run, "classifier")
-    assert {step: row["loss"] for step, row in cut.items()} == {step: row["loss"] for step, row in whole.items()}
 
 
 @pytest.mark.slow

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.patient
+
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/inference.md"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_command_and_example_does_what_it_says(
     small_run: Path, write_video: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from colocam_dist.inference import export
 from colocam_dist.inference.api import Localizer
 from colocam_dist.inference.export import export_localizer, onnx_program, torch_program
 
+pytestmark = pytest.mark.patient
+
 SIZE = 40
 slow, long = pytest.mark.slow, pytest.mark.long
 ENCODERS = [
@@ -59,7 +61,7 @@ def largest_difference(localizer: Localizer, program: export.Program, images: ND
     return max(a for a, _ in found), max(b for _, b in found)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_both_formats_agree_with_the_network(
     encoder: str, make_run: Callable[..., Path], images: NDArray[np.uint8], tmp_path: Path

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from colocam_dist.kernels import frame_affinity
 
+pytestmark = pytest.mark.patient
+
 triton_frame = pytest.importorskip("colocam_dist.kernels.triton_frame")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -22,6 +22,8 @@ from colocam_dist.losses import (
     frame_weights,
 )
 
+pytestmark = pytest.mark.patient
+
 WORLD, SIZE, WINDOWS, FRAMES = 4, 2, 4, 4
 WAYS = {
     "adaptive": (ColocalizationSettings(2.0, backend="histogram"), PresenceSettings()),

@@ -15,6 +15,8 @@ from colocam_dist.errors import ConfigError
 from colocam_dist.models import Classifier, Localizer, build_encoder
 from colocam_dist.models.batch_norm import SynchronizedBatchNorm2d, synchronize_batch_norm
 
+pytestmark = pytest.mark.patient
+
 PARTS = {2: [4, 2], 3: [1, 3, 2]}  # frames per rank
 CASES = {
     "float64": torch.float64,

@@ -27,6 +27,8 @@ from colocam_dist.training.schedule import build_sgd
 from colocam_dist.training.signals import StopRequests
 from tests.colocam_dist.training.test_number_of_ranks import SETTINGS, WINDOWS, Tiny, part
 
+pytestmark = pytest.mark.patient
+
 BEFORE, AFTER = 2, 2  # steps in the faster way, and those that a plain engine does from its checkpoint
 STAGES = ("classifier", "localizer")
 # In another layout of memory, one of the 166464 inputs of the decoder's last ReLU in step 0, 4e-7 from its kink, falls

@@ -23,6 +23,8 @@ from colocam_dist.training.engine_state import EngineState, learned_buffers
 from colocam_dist.training.optimizer_step import LossModule, StepRunner
 from colocam_dist.training.signals import StopRequests
 
+pytestmark = pytest.mark.patient
+
 STATISTICS = [f"model.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")]
 STAGES, WORLDS = (0, 1, 2, 3), (2, 1, 3)  # the first number of ranks makes the states that all put back
 BEFORE, AFTER, FRAMES = 3, 3, 6
@@ -225,7 +227,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # the first of them starts all processes
+@pytest.mark.timeout(1800)  # the first of them starts all processes
 @pytest.mark.parametrize("zero", STAGES)
 @pytest.mark.parametrize("source", STAGES)
 def test_on_the_same_ranks_any_stage_goes_on_bit_for_bit(results: Any, source: int, zero: int) -> None:

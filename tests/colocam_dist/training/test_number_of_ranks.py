@@ -26,6 +26,8 @@ from colocam_dist.training.engine import build_engine
 from colocam_dist.training.inputs import loss_settings
 from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage, window_group
 
+pytestmark = pytest.mark.patient
+
 STEPS, WINDOWS, FRAMES, SIDE = 4, 6, 4, 33
 SETTINGS = [
     "data.shards=x",
@@ -145,7 +147,7 @@ def largest_difference(got: list[dict[str, float]], want: list[dict[str, float]]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_losses_and_weights_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
     results: dict[Way, Any] = {}
     for world in (1, 2, 3):
