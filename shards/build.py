@@ -9,6 +9,7 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from colocam_dist.console import run_console
 from colocam_dist.errors import ConfigError
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options=dict(options.output_option),
     )
     inputs = _inputs(options, rule, fractions, output)
+    if options.caveat:
+        caveats = [*inputs.receipt.get("caveats", ()), *options.caveat]
+        inputs = replace(inputs, receipt={**inputs.receipt, "caveats": caveats})
     _log.info("input of %d classes is ready after %.1f s", len(inputs.classes), time.monotonic() - began)
     build = BuildOptions(
         rule=rule,

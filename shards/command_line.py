@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="option of the URL's fsspec file system, its value in YAML: endpoint_url=http://host:9000, anon=true",
     )
+    add(
+        "--caveat",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what must be said with every figure that comes from this data; may be given several times",
+    )
     add("--overwrite", action="store_true", help="replace what was built from other inputs or options")
 
     files = parser.add_argument_group("frames-csv, videos, youtube-objects")

@@ -7,6 +7,7 @@ from colocam_dist.clip_es.table import LABELS, Table
 from colocam_dist.config import Config
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.index_files import read_manifest
+from colocam_dist.data.opening import caveats_of
 from colocam_dist.evaluation.corloc import RULES
 
 __all__ = ["PUBLISHED", "PUBLISHED_MILLISECONDS", "format_table", "warnings_about"]
@@ -54,12 +55,12 @@ def warnings_about(index: ShotIndex, config: Config) -> list[str]:
 
     Args:
         index: the evaluated split.
-        config: its ``data.caveats`` come first.
+        config: its ``data.caveats`` follow those of the shards.
 
     Raises:
         DataError: the manifest of the split cannot be read.
     """
-    said = list(config.data.caveats)
+    said = caveats_of(index.caveats, config.data)
     source = read_manifest(index.shards[0].storage, index.split)["source"]
     reasons = [] if source.get("kind") in REAL else [f"these are not YouTube-Objects but shards of {source['kind']}"]
     reasons += [] if index.split == "test" else [f"this is split {index.split}, not test"]

@@ -73,7 +73,7 @@ class Data(Section):
     workers: Annotated[int, Field(ge=0, le=64)] = 2  # processes of a rank that read and decode
     max_bad: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01  # share of damaged frames above which a run stops
     missing: Literal["error", "skip"] = "error"  # a shard that is not there
-    caveats: tuple[str, ...] = ()  # printed with every figure that comes from this data
+    caveats: tuple[str, ...] = ()  # printed with every figure, after those that the shards bring with them
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Data:

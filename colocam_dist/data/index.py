@@ -44,6 +44,7 @@ class ShotIndex:
         location: folder or URL of the dataset (of the first one, if several were joined).
         split: "train", "val" or "test".
         classes: names of all classes of the dataset, sorted; a label is a position in it.
+        caveats: what must be said with every figure that comes from this data.
         shots: all shots of the split.
         fingerprint: sha256 (hex) over split, classes and the contents of the shards in use. Equal fingerprints mean
             equal frame ids with equal bytes.
@@ -64,6 +65,7 @@ class ShotIndex:
     location: str
     split: str
     classes: tuple[str, ...]
+    caveats: tuple[str, ...]
     shots: Shots
     fingerprint: str
     shards: tuple[ShardFile, ...]
@@ -154,6 +156,7 @@ class ShotIndex:
             location=first.location,
             split=first.split,
             classes=first.classes,
+            caveats=tuple(dict.fromkeys(caveat for part in parts for caveat in part.caveats)),
             shots=Shots(
                 classes=first.classes,
                 key=np.concatenate([part.shots.key for part in parts]),

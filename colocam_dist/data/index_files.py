@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from colocam_dist.data.manifest import (
     MANIFEST_LIMIT,
     MANIFEST_VERSION,
+    caveats_in,
     index_limit,
     index_name,
     manifest_name,
@@ -135,6 +136,7 @@ def collect(storage: Storage, manifest: dict[str, Any], shards: list[tuple[dict[
         "location": storage.location,
         "split": manifest["split"],
         "classes": classes,
+        "caveats": caveats_in(manifest),
         "shots": Shots(
             classes=classes,
             key=_encoded([tables["shot_key"] for _, tables in shards]),

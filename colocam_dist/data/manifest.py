@@ -21,6 +21,7 @@ __all__ = [
     "INDEX_DTYPES",
     "MANIFEST_LIMIT",
     "MANIFEST_VERSION",
+    "caveats_in",
     "index_limit",
     "index_name",
     "manifest_name",
@@ -65,6 +66,11 @@ def manifest_name(split: str) -> str:
     return f"{split}.manifest.json"
 
 
+def caveats_in(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """What must be said with every figure that comes from this data; in a checked manifest, sentences."""
+    return tuple(manifest["source"].get("caveats", ()))
+
+
 def index_name(shard: str) -> str:
     """File name of the index beside a shard: ``train-000000.tar`` has ``train-000000.idx.npz``."""
     return f"{shard.removesuffix('.tar')}.idx.npz"
@@ -86,7 +92,8 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
 
     Returns:
         version, split, classes, shards (name, bytes, sha256, shots, frames, index_bytes, index_sha256), settings,
-        source, checksum. Of a manifest of another version, only the version and the split are certain.
+        source (where the data have any, with ``caveats``), checksum. Of a manifest of another version, only the
+        version and the split are certain.
 
     Raises:
         ValueError: not a manifest, damaged, or it names a shard that is no plain file name.
@@ -106,6 +113,9 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
         names = [entry["name"] for entry in manifest["shards"]]
         if len(set(names)) < len(names):
             raise ValueError("it lists a shard twice")
+        caveats = manifest["source"].get("caveats", [])
+        if not (isinstance(caveats, list) and all(isinstance(caveat, str) for caveat in caveats)):
+            raise ValueError("its caveats are not texts")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (KeyError, TypeError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from colocam_dist.config.data import Data
@@ -11,7 +12,7 @@ from colocam_dist.data.mixture import OrderSettings
 from colocam_dist.data.retry import Retry
 from colocam_dist.data.storage import RemoteFolder, RemoteSettings
 
-__all__ = ["Splits", "open_split", "open_training", "order_settings", "remote_settings"]
+__all__ = ["Splits", "caveats_of", "open_split", "open_training", "order_settings", "remote_settings"]
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,11 @@ def order_settings(data: Data) -> OrderSettings:
         block_shards=data.block_shards,
         lanes=data.lanes,
     )
+
+
+def caveats_of(shards: Sequence[str], data: Data) -> list[str]:
+    """What must be said with every figure: what the shards bring with them, then what the settings add."""
+    return list(dict.fromkeys((*shards, *data.caveats)))
 
 
 def remote_settings(data: Data) -> RemoteSettings:

@@ -12,7 +12,8 @@ import torch
 from colocam_dist.config import Config, load
 from colocam_dist.config.locations import location_name
 from colocam_dist.data.frame_stream import FrameStream
-from colocam_dist.data.opening import open_split
+from colocam_dist.data.index import ShotIndex
+from colocam_dist.data.opening import caveats_of, open_split
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import RunError
 from colocam_dist.evaluation.boxes import box_at
@@ -74,7 +75,7 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
     if workers.is_main:
         entries = [entry for m in methods for entry in past.entries(m.name, m.result, m.seconds_per_frame)]
         target.mkdir(parents=True, exist_ok=True)
-        RunFolder(target).write_json("metrics.json", _metrics(methods[-1].name, entries, classes, config))
+        RunFolder(target).write_json("metrics.json", _metrics(methods[-1].name, entries, index, config, classes))
         write_summary(target / "report.html", methods, scorer, config, folder, tables=past_paper_tables(entries))
         for entry in entries:
             log.info("%s on %s: %s", entry.name, config.data.split, entry.summary())
@@ -165,7 +166,9 @@ def _seconds_per_frame(source: MapSource, scorer: Scorer, threshold: float) -> f
     return (time.perf_counter() - started) / sum(len(labels_B) for _, labels_B in batches)
 
 
-def _metrics(main: str, entries: list[Entry], classes: tuple[str, ...], config: Config) -> dict[str, Any]:
+def _metrics(
+    main: str, entries: list[Entry], index: ShotIndex, config: Config, classes: tuple[str, ...]
+) -> dict[str, Any]:
     """The content of ``metrics.json``: the figures of the method `main` on top, those of all below ``methods``."""
     by_name = {entry.name: entry.to_dict() for entry in entries}
     return {
@@ -177,5 +180,5 @@ def _metrics(main: str, entries: list[Entry], classes: tuple[str, ...], config: 
         "shards": config.data.shards,
         "size": config.data.crop,
         "unit": "percent",
-        "caveats": list(config.data.caveats),
+        "caveats": caveats_of(index.caveats, config.data),
     }

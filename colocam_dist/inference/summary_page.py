@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from colocam_dist.config import Config, dump
 from colocam_dist.config.locations import location_name
 from colocam_dist.data.frames import FrameReader, eval_frame
+from colocam_dist.data.opening import caveats_of
 from colocam_dist.evaluation.boxes import box_at
 from colocam_dist.evaluation.corloc import RULES
 from colocam_dist.inference.method import Method
@@ -72,7 +73,7 @@ def write_summary(
             ("device", str(scorer.workers.device)),
             ("ranks", str(scorer.workers.world)),
         ],
-        caveats=list(config.data.caveats),
+        caveats=caveats_of(scorer.index.caveats, config.data),
         methods=[_scores(method) for method in methods],
         classes=_classes(methods),
         videos=_videos(methods),

@@ -11,7 +11,12 @@ from shards.sources.video_unit import VideoOptions
 from shards.sources.videos import read_videos
 from shards.synthetic.generate import SyntheticOptions, generate_videos
 
-__all__ = ["read_synthetic"]
+__all__ = ["CAVEAT", "read_synthetic"]
+
+CAVEAT = (
+    "Generated clips: drawn classes over photographic backgrounds. The figures show that the machinery works, not how "
+    "well the method does on real video."
+)
 
 
 def read_synthetic(
@@ -26,4 +31,5 @@ def read_synthetic(
     table = generate_videos(output / "videos", options, workers=workers, overwrite=overwrite)
     inputs = read_videos(table, rule, VideoOptions(cuts="none"))
     drawn = {name: value for name, value in asdict(options).items() if name != "backgrounds"}
-    return replace(inputs, receipt={**inputs.receipt, "kind": "synthetic", "options": drawn})
+    facts = {"kind": "synthetic", "options": drawn, "caveats": [CAVEAT]}
+    return replace(inputs, receipt={**inputs.receipt, **facts})

@@ -35,6 +35,19 @@ def test_one_split_with_smaller_frames(tiny_frames: Path, tmp_path: Path) -> Non
     assert (settings["short_side"], settings["quality"]) == (32, 80)
 
 
+def test_caveats_come_with_the_data_and_can_be_changed_without_writing_shards(
+    tiny_frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert frames_csv(tiny_frames, tmp_path, "--caveat", "Drawn by hand.", "--caveat", "Few.") == 0
+    assert {ShotIndex.open(tmp_path, split).caveats for split in ("train", "val", "test")} == {
+        ("Drawn by hand.", "Few.")
+    }
+    capsys.readouterr()
+    assert frames_csv(tiny_frames, tmp_path, "--caveat", "Painted.") == 0
+    assert "1 of them kept from an earlier build" in capsys.readouterr().out
+    assert ShotIndex.open(tmp_path, "train").caveats == ("Painted.",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

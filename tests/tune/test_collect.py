@@ -11,6 +11,7 @@ import pytest
 
 from colocam_dist.config import load
 from colocam_dist.slurm.record import add_attempt
+from shards.build import main
 from tune.collect import RULE, best_settings, collect
 from tune.folder import Record
 from tune.results import TrialResult
@@ -50,8 +51,20 @@ def test_dimensions_and_ways_are_told(desk: Any) -> None:
         "method": ["a", "b"],
     }
     assert (result.search, result.scheduler) == ("random, 7 points", "asha, grace 2, reduction 3")
-    assert (result.command, result.finished, result.caveats) == ("python x", True, ("small",))
+    assert (result.command, result.finished, result.caveats) == ("python x", True, ["small"])
     assert {"colocam-dist", "torch", "ray", "python", "machine"} <= result.versions.keys()
+
+
+def test_caveats_are_those_of_the_data_and_of_the_settings(desk: Any, tiny_frames: Path, tmp_path: Path) -> None:
+    where = ["--input", str(tiny_frames), "--output", str(tmp_path / "shards")]
+    main(["--source", "frames-csv", *where, "--workers", "1", "--caveat", "Drawn.", "--caveat", "Small."])
+    study = desk.open(f"data.shards={tmp_path / 'shards'}", "data.caveats=[Painted., Small.]")
+    assert collect(study).caveats == ["Drawn.", "Small.", "Painted."]
+    (tmp_path / "shards/val.manifest.json").unlink()
+    unknown, *others = collect(study).caveats
+    assert "could not be read" in unknown
+    assert str(tmp_path / "shards") in unknown
+    assert others == ["Painted.", "Small."]
 
 
 @pytest.mark.parametrize(

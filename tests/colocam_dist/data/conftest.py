@@ -52,6 +52,7 @@ def make_index(tmp_path: Path) -> MakeIndex:
             location=str(tmp_path),
             split="train",
             classes=("a", "b", "c"),
+            caveats=(),
             shots=Shots(("a", "b", "c"), *columns, source=np.zeros(len(shots), np.int16)),
             fingerprint="0123456789abcdef" * 4,
             shards=tuple(ShardFile(storage, path.name, path.stat().st_size, "") for path in paths),

@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -268,6 +269,13 @@ def test_data_sets_are_joined(tiny_shards: Path, copy: Path) -> None:
     for frame in (0, first.n_frames - 1):
         np.testing.assert_array_equal(both.boxes(frame), first.boxes(frame))
     assert ShotIndex.join([first]) is first
+
+
+def test_caveats_of_joined_data_sets_are_said_once(tiny_shards: Path) -> None:
+    index = ShotIndex.open(tiny_shards, "train")
+    parts = [replace(index, caveats=caveats) for caveats in (("Few.",), (), ("Drawn.", "Few."))]
+    assert index.caveats == ()
+    assert ShotIndex.join(parts).caveats == ("Few.", "Drawn.")
 
 
 def test_joined_labels_follow_names(tiny_shards: Path, copy: Path) -> None:

@@ -22,7 +22,7 @@ ENTRY: dict[str, Any] = {
     "index_bytes": 100,
     "index_sha256": "0" * 64,
 }
-MANIFEST = {"version": 2, "split": "train", "classes": ["cat"], "shards": [ENTRY]}
+MANIFEST = {"version": 2, "split": "train", "classes": ["cat"], "shards": [ENTRY], "source": {}}
 
 
 def test_a_sealed_manifest_is_read_back() -> None:
@@ -83,6 +83,12 @@ def test_what_is_no_manifest(data: bytes) -> None:
 def test_a_shard_listed_twice() -> None:
     with pytest.raises(ValueError, match="lists a shard twice"):
         parse_manifest(seal_manifest({**MANIFEST, "shards": [ENTRY, ENTRY]}))
+
+
+@pytest.mark.parametrize("caveats", [[3], ["a", None], {"a": 1}, "a", 7])
+def test_caveats_that_are_no_texts(caveats: Any) -> None:
+    with pytest.raises(ValueError, match="caveats are not texts"):
+        parse_manifest(seal_manifest({**MANIFEST, "source": {"caveats": caveats}}))
 
 
 def tables(**changes: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from colocam_dist.cams import CAM_METHODS
 from colocam_dist.config import load
+from colocam_dist.data.index import ShotIndex
 from colocam_dist.distributed import Workers
 from colocam_dist.errors import ConfigError, RunError
 from colocam_dist.inference.evaluate import evaluate_run
@@ -44,6 +46,17 @@ def test_layercam_and_localizer_are_scored_unless_others_are_asked_for(made_run:
     metrics = evaluated(made_run)
     assert list(metrics["methods"]) == ["layercam", "localizer"]
     assert metrics["method"] == "localizer"
+
+
+def test_caveats_of_data_and_settings_are_said_with_the_figures(
+    made_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ShotIndex.open
+    monkeypatch.setattr(ShotIndex, "open", lambda *given, **more: replace(opened(*given, **more), caveats=("Drawn.",)))
+    metrics = evaluated(made_run, "data.caveats=[Few.]")
+    assert metrics["caveats"] == ["Drawn.", "Few."]
+    page = made_run.file("report.html").read_text()
+    assert all(f'<p class="note">{caveat}</p>' in page for caveat in metrics["caveats"])
 
 
 def test_every_method_is_scored_by_its_name_and_shown(made_run: RunFolder) -> None:

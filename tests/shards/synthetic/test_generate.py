@@ -152,6 +152,7 @@ def test_from_nothing_to_shards(photos: Path, tmp_path: Path) -> None:
     train, test = (ShotIndex.open(tmp_path / "out", split) for split in ("train", "test"))
     assert (len(train.shots), len(test.shots)) == (10, 2)
     assert {shot.n_frames for shot in train.shots} == {5}
+    assert all("Generated clips" in index.caveats[0] for index in (train, test))
     assert len(train.box_frame) == 0 < len(test.box_frame) <= 10
     assert {(int(w), int(h)) for w, h in zip(train.frame_width, train.frame_height, strict=True)} == {(80, 64)}
     assert not verify(tmp_path / "out").problems
