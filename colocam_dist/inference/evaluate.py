@@ -23,7 +23,6 @@ from colocam_dist.inference.method import MapSource, Method
 from colocam_dist.inference.past_paper import Entry, PastPaper, smoothed_thresholds
 from colocam_dist.inference.past_paper_tables import past_paper_tables
 from colocam_dist.inference.score import Scorer, cam_maps, localizer_maps
-from colocam_dist.inference.summary_page import write_summary
 from colocam_dist.runs.folder import RunFolder
 
 __all__ = ["evaluate_run", "run_classes"]
@@ -74,6 +73,9 @@ def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
         methods.append(Method(**vars(source), scores=scores, result=result, seconds_per_frame=seconds))
     if workers.is_main:
         entries = [entry for m in methods for entry in past.entries(m.name, m.result, m.seconds_per_frame)]
+        # Its plots take 0.3 s to import, which no other rank and no training has to wait for.
+        from colocam_dist.inference.summary_page import write_summary
+
         target.mkdir(parents=True, exist_ok=True)
         RunFolder(target).write_json("metrics.json", _metrics(methods[-1].name, entries, index, config, classes))
         write_summary(target / "report.html", methods, scorer, config, folder, tables=past_paper_tables(entries))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.reliability_lab import Lab, Outcome, differences  # noqa: E402
 
-SETTINGS = ("run.stages=[classifier]", "classifier.epochs=3", "checkpoint.every_steps=1", "engine.timeout=12")
+SETTINGS = ("run.stages=[classifier]", "classifier.epochs=3", "checkpoint.every_steps=2", "engine.timeout=12")
 
 STAGES = ("classifier.epochs=2", "localizer.epochs=1", "checkpoint.every_steps=3")
 
@@ -113,7 +113,7 @@ def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(lab: Lab) -> No
 
 @pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_one_interval(lab: Lab, whole: Outcome) -> None:
-    outcome = lab.run("corrupt", *SETTINGS, "fault=corrupt@0:7:forward", restarts=1)
+    outcome = lab.run("corrupt", *SETTINGS, "checkpoint.every_steps=1", "fault=corrupt@0:7:forward", restarts=1)
     log = (lab.folder / "corrupt.log").read_text()
     assert "step-00000006 is passed over: state.pt has changed" in log
     assert "classifier continues at step 5" in log

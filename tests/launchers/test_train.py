@@ -66,22 +66,6 @@ def test_two_ranks_from_shards_to_report_and_prediction(tiny_shards: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_one_and_two_ranks_train_on_the_same_batches_and_agree_at_first(tiny_shards: Path, tmp_path: Path) -> None:
-    runs = {}
-    for ranks in (1, 2):
-        shards = tmp_path / f"shards{ranks}"
-        shutil.copytree(tiny_shards, shards)
-        code, output = finished(
-            train(shards, tmp_path, f"r{ranks}", "run.stages=[classifier]", "data.last=drop", ranks=ranks)
-        )
-        assert code == 0, output
-        runs[ranks] = rows(tmp_path / f"r{ranks}", "classifier")
-    assert runs[1].keys() == runs[2].keys()
-    # BatchNorm sees half of the batch on each rank, so the losses are near each other, not equal.
-    assert runs[1][1]["loss"] == pytest.approx(runs[2][1]["loss"], rel=0.3)
-
-
-@pytest.mark.slow
 def test_a_profile_is_recorded_and_changes_no_digit(tiny_shards: Path, tmp_path: Path) -> None:
     options = ("run.stages=[classifier]", "classifier.epochs=1")
     for name, more in (("plain", ()), ("profiled", ("log.profile_steps=2", "engine.keep_memory=false"))):
@@ -165,14 +149,13 @@ def test_zero_stages_give_the_same_losses_and_resume(tiny_shards: Path, tmp_path
     settings = ["run.stages=[classifier]", "classifier.global_batch=16", "classifier.epochs=3"]
     settings += ["classifier.optimizer.lr=0.0001"]
     losses = {}
-    for stage in (0, 2, 3):  # test_engine_state.py has all four
+    for stage in (0, 3):  # test_engine_state.py has all four
         name = f"zero{stage}"
         options = [*settings, f"engine.zero_stage={stage}", "engine.gradient_clipping=5.0"]
         code, output = finished(train(shards, tmp_path, name, *options, ranks=2))
         assert code == 0, output
         losses[stage] = [row["loss"] for row in rows(tmp_path / name, "classifier").values()]
     assert len(losses[0]) == 6
-    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
     assert losses[3] == pytest.approx(losses[0], rel=1e-4)
     code, output = finished(train(shards, tmp_path, "zero3", *options, "run.on_exists=resume", ranks=2))
     assert code == 0, output
@@ -201,6 +184,7 @@ def test_bf16_on_the_cpu_trains_both_stages(tiny_shards: Path, tmp_path: Path) -
     shards = tmp_path / "shards"
     shutil.copytree(tiny_shards, shards)
     settings = ["run.stages=[classifier,cams,localizer]", "engine.precision=bf16"]
+    settings += ["classifier.epochs=1", "localizer.epochs=1"]
     code, output = finished(train(shards, tmp_path, "bf16", *settings))
     assert code == 0, output
     losses = [row["loss"] for stage in ("classifier", "localizer") for row in rows(tmp_path / "bf16", stage).values()]
