@@ -160,6 +160,8 @@ class Localizer:
     ) -> list[FramePrediction]:
         """Class, score and box of every frame, in order; several rows of a frame that has several boxes.
 
+        No frames (an empty list, an iterator at its end) give an empty list.
+
         Args:
             frames: uint8 RGB pictures, as one array ``[N, H, W, 3]`` or any number of ``[H, W, 3]`` of any sizes; or
                 the path of a video, a folder of pictures, or a folder tree of both. That an array is RGB cannot be

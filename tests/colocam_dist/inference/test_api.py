@@ -77,6 +77,11 @@ def test_a_box_bounds_the_map_above_the_threshold(localizer: Localizer, frames: 
     assert localizer.predict(frames) != localizer.predict(frames, threshold=0.9)
 
 
+def test_no_frames_have_no_boxes(localizer: Localizer) -> None:
+    assert localizer.predict([]) == []
+    assert list(localizer.stream(iter(()))) == []
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
 def test_arrays_lists_views_and_batches_give_the_same(
     batch: int, localizer: Localizer, frames: NDArray[np.uint8]
