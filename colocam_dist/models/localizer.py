@@ -135,7 +135,12 @@ class Localizer(nn.Module):
         return self
 
     def own_maps(self, images_BCHW: Tensor, other: nn.Module | None = None) -> LocalizerOutput:
-        """As :meth:`forward`, with maps of the decoder's own size, ``[B, 2, H // map_stride, W // map_stride]``."""
+        """As :meth:`forward`, with maps of the decoder's own size, ``[B, 2, H // map_stride, W // map_stride]``.
+
+        Args:
+            images_BCHW: see :meth:`forward`.
+            other: one more decoder for the same features, which is not trained.
+        """
         with torch.no_grad():
             features, logits_BK = self.classifier(images_BCHW)
             size = tuple(side // self.map_stride for side in images_BCHW.shape[2:])
@@ -147,7 +152,6 @@ class Localizer(nn.Module):
 
         Args:
             images_BCHW: uint8 RGB ``[B, 3, H, W]`` of any size, on the model's device; normalized here.
-            other: one more decoder for the same features, which is not trained.
 
         Raises:
             ValueError: the images are not uint8 RGB.

@@ -115,7 +115,7 @@ class RunFolder:
         return {path.name for path in self.path.iterdir()} == {"config.yaml", "failed.json"}
 
     def _check_same(self, config: Config) -> None:
-        """Resuming may change where and on what a run works, never what it computes."""
+        """Resuming may change where and how exactly a run computes (its engine), never what from which data."""
         changed = sorted(differences(what_is_computed(load(self.config_path)), what_is_computed(config)))
         if changed:
             raise RunError(
@@ -127,7 +127,7 @@ class RunFolder:
 
 
 def what_is_computed(config: Config) -> dict[str, Any]:
-    """The settings on which the results of a run depend, without those of where and on what it works."""
+    """The settings that say what a run learns from which data, without those of where and how exactly it computes."""
     settings = config.model_dump(mode="json", exclude={"run", "engine", "log", "checkpoint", "slurm", "fault"})
     settings["run"] = {"seed": config.run.seed}
     settings["engine"] = {"gradient_clipping": config.engine.gradient_clipping}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from colocam_dist.errors import RunError
 from colocam_dist.training.metrics import peak_memory_gib
 
 __all__ = ["StageCost"]
+
+log = logging.getLogger(__name__)
 
 _FIRST_STEPS = 20  # after which the time is foretold; the first of them is slower and does not count
 
@@ -38,23 +41,27 @@ class StageCost:
         self._began = self._counted_from = time.perf_counter()
         self._saving = 0.0
 
-    def before(self, folder: Path, checkpoint_bytes: int, keep: int | None) -> str:
+    def before(self, folder: Path, checkpoint_bytes: int, keep: int | None, *, must_fit: bool = True) -> str:
         """A line about what is to come; ``keep`` checkpoints stay, None = all that are written.
 
         Raises:
-            RunError: the checkpoints that stay, and the one being written, cannot fit on the disk.
+            RunError: the checkpoints that stay, and the one being written, cannot fit on the disk. Without `must_fit`
+                this is a warning.
         """
         at_once = (keep if keep is not None else self._epochs) + 1
         place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
         free = shutil.disk_usage(place).free
         if at_once * checkpoint_bytes > free:
-            raise RunError(
+            no_space = RunError(
                 "there is too little space for the checkpoints",
                 where=folder,
                 got=f"{free / 1e9:.2f} GB free",
                 wanted=f"about {at_once * checkpoint_bytes / 1e9:.2f} GB: {at_once} of {checkpoint_bytes / 1e6:.1f} MB",
                 fix="free some space, set run.folder to another disk, or lower checkpoint.keep",
             )
+            if must_fit:
+                raise no_space
+            log.warning("%s", no_space)
         left = self._total - self._first
         return (
             f"{self._name}: {left} of {self._total} steps to do ({self._epochs} epochs of {self._steps}); checkpoints "

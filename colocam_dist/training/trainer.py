@@ -107,7 +107,9 @@ class Trainer:
         checkpoint = self.config.checkpoint
         at_once = None if checkpoint.keep == "all" else checkpoint.keep + checkpoint.keep_best
         bytes_each = self.state.bytes
-        log.info("%s", self.workers.on_main(lambda: cost.before(self.store.folder, bytes_each, at_once)))
+        must_fit = checkpoint.when_full == "stop"
+        said = self.workers.on_main(lambda: cost.before(self.store.folder, bytes_each, at_once, must_fit=must_fit))
+        log.info("%s", said)
         if self._due is not None:  # also of the untrained model, which is a candidate as in the public code
             self._validate()
             if self.step or self.config.engine.non_finite == "roll_back":

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def test_space_that_cannot_suffice_is_noticed_before_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 2_999_999})())
     with pytest.raises(RunError, match=r"too little space(.|\n)*about 0.00 GB: 3 of 1.0 MB(.|\n)*checkpoint.keep"):
@@ -22,6 +22,10 @@ def test_space_that_cannot_suffice_is_noticed_before_the_first_step(
     assert line.startswith("localizer: 49 of 70 steps to do (10 epochs of 7); checkpoints of about 1.0 MB, at most 2")
     with pytest.raises(RunError, match=r"11 of 1\.0 MB"):
         StageCost("localizer", 10, 7, 0, CPU).before(tmp_path, 10**6, None)
+    assert not caplog.records
+    line = StageCost("localizer", 10, 7, 0, CPU).before(tmp_path, 10**6, 2, must_fit=False)
+    assert line.startswith("localizer: 70 of 70 steps to do")
+    assert "too little space" in caplog.text, "those who would rather go on without are told, and go on"
 
 
 def test_time_is_foretold_once_after_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
