@@ -149,15 +149,27 @@ def compare(scorer: Scorer, frames: Frames, ns: Sequence[int], sigma: float) -> 
     }
 
 
+def numbers(text: str) -> list[int]:
+    """Whole numbers from 1 up out of a list with commas.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, wanted whole numbers from 1 up with commas between, as 1,2,4,8"
+        )
+    return [int(part) for part in parts]
+
+
 def main() -> None:
     """Look at the split, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a run with a trained localizer")
-    parser.add_argument("--frames", type=int, nargs="+", default=[1, 2, 4, 8], help="the numbers n")
+    parser.add_argument("--frames", type=numbers, default=[1, 2, 4, 8], metavar="1,2,4,8", help="the numbers n")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = parser.parse_intermixed_args()
-    if min(given.frames) < 1:
-        parser.error(f"--frames: got {min(given.frames)}, wanted numbers from 1 up")
     folder = RunFolder.open(given.run)
     own, config = load(folder.config_path), load(folder.config_path, given.overrides)
     classes = run_classes(folder)

@@ -107,7 +107,7 @@ def test_the_program_prints_a_table_with_the_caveats(
     small_run: Path, tiny_shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--run", str(small_run), f"data.shards={tiny_shards}", "data.split=val", "data.caveats=[drawn by a test]"]
-    monkeypatch.setattr("sys.argv", ["color_votes.py", *given, "--frames", "1", "3"])
+    monkeypatch.setattr("sys.argv", ["color_votes.py", "--frames", "1,3", *given])
     color_votes.main()
     printed = capsys.readouterr().out
     assert "> drawn by a test" in printed
@@ -115,7 +115,13 @@ def test_the_program_prints_a_table_with_the_caveats(
     assert [row[0] for row in rows] == ["CorLoc", MAPS, BOTH, VOTES, TRUE_VOTES, TRUE_BOXES]
     assert all(0 <= float(cell) <= 100 for row in rows[1:] for cell in row[1:] if cell.strip())
     assert rows[1][1] == rows[1][2]
-    monkeypatch.setattr("sys.argv", ["color_votes.py", *given, "--frames", "0"])
+
+
+@pytest.mark.parametrize("wrong", ["0", "2,", "-1", "1.5", "2,0,4", "many"])
+def test_numbers_of_frames_that_are_none_are_refused(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["color_votes.py", "--run", "none", f"--frames={wrong}"])
     with pytest.raises(SystemExit):
         color_votes.main()
-    assert "--frames: got 0" in capsys.readouterr().err
+    assert f"--frames: got '{wrong}', wanted whole numbers from 1 up" in capsys.readouterr().err
