@@ -92,8 +92,23 @@ def test_what_needs_a_gpu_is_refused_without_one(
     assert "fix:" in str(caught.value)
 
 
-def test_bf16_on_a_cpu_is_possible_when_said() -> None:
+@pytest.mark.parametrize(
+    ("machine", "capability", "emulated"),
+    [("x86_64", "AVX2", True), ("x86_64", "DEFAULT", True), ("x86_64", "AVX512", False), ("aarch64", "DEFAULT", False)],
+)
+def test_bf16_on_a_cpu_is_possible_when_said_and_warned_of_where_it_is_emulated(
+    machine: str, capability: str, emulated: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     assert resolve_device(Engine(device="cpu", precision="bf16"), 0) == torch.device("cpu")
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == emulated
+    if emulated:
+        assert f"this CPU ({capability}) has no instructions for bf16" in warned[0]
+        resolve_device(Engine(device="cpu"), 0)
+        resolve_device(Engine(device="cpu", precision="bf16"), 1)
+        assert len(caplog.records) == 1, "fp32 needs no warning, and one rank of a machine is enough"
 
 
 def test_a_place_comes_from_the_launcher_and_needs_no_rendezvous() -> None:
