@@ -103,12 +103,11 @@ def test_the_study_has_the_methods_of_the_paper() -> None:
     assert len(study.seeds) >= 3
 
 
-def test_the_study_of_18_frames_has_as_many_steps_and_a_name_of_its_own() -> None:
+def test_the_study_of_long_windows_has_as_many_steps_and_a_name_of_its_own() -> None:
     folder = mini_yto22.ROOT / "configs/tune"
-    studies = [load_study(folder / f"{name}.yaml", ["data.shards=x"]).study for name in ("methods", "methods_n18")]
+    studies = [load_study(folder / f"{name}.yaml", ["data.shards=x"]).study for name in ("methods", "methods_long")]
     assert studies[0].path != studies[1].path
     assert studies[0].seeds == studies[1].seeds
-    (n18,) = studies[1].space["method"].values()
-    for one in [*studies[0].space["method"].values(), n18]:
+    for one in (one for study in studies for one in study.space["method"].values()):
         windows_of_a_step = one.get("localizer.global_batch", 60) / one["data.n_frames"]
         assert one["data.epoch_windows"] / windows_of_a_step == 80
