@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from colocam_dist.config import load
+from colocam_dist.config import Config, load
 from colocam_dist.config.stages import Optimizer
 from colocam_dist.distributed import Workers, connect
 from colocam_dist.losses import LocalizationLoss
@@ -51,26 +51,32 @@ WAYS = [
 ]
 
 
+def build(stage: str, config: Config, workers: Workers) -> tuple[Any, LossModule, torch.optim.SGD]:
+    """A model, what is trained of it, and its optimizer; the same weights every time."""
+    torch.manual_seed(5)
+    model: Any = Classifier(Tiny(), 3)
+    if stage == "localizer":
+        model = Localizer(model)
+    if workers.world > 1:
+        synchronize_batch_norm(model)
+    loss = LocalizationLoss(loss_settings(config))
+    module: LossModule = (
+        LocalizerLoss(model, loss, config, workers) if stage == "localizer" else ClassifierLoss(model, workers)
+    )
+    module.train()
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = build_sgd(
+        Optimizer(lr=RATE, weight_decay=1e-3), learning[:2], learning[2:], fused=config.engine.fused_optimizer
+    )
+    return model, module, optimizer
+
+
 class Made:
     """An engine of one stage with its state."""
 
     def __init__(self, stage: str, zero: int, settings: tuple[str, ...], workers: Workers) -> None:
         config = load(None, [*SETTINGS, f"engine.zero_stage={zero}", *settings])
-        torch.manual_seed(5)
-        model: Any = Classifier(Tiny(), 3)
-        if stage == "localizer":
-            model = Localizer(model)
-        if workers.world > 1:
-            synchronize_batch_norm(model)
-        loss = LocalizationLoss(loss_settings(config))
-        self.module: LossModule = (
-            LocalizerLoss(model, loss, config, workers) if stage == "localizer" else ClassifierLoss(model, workers)
-        )
-        self.module.train()
-        learning = [p for p in model.parameters() if p.requires_grad]
-        optimizer = build_sgd(
-            Optimizer(lr=RATE, weight_decay=1e-3), learning[:2], learning[2:], fused=config.engine.fused_optimizer
-        )
+        model, self.module, optimizer = build(stage, config, workers)
         self.state = EngineState(self.module, model, zero_stage=zero, workers=workers, synchronized=True)
         share = WINDOWS // workers.world
         self.state.engine = build_engine(self.module, optimizer, config.engine, workers, share)
