@@ -20,13 +20,23 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined] # public, but not listed
 
 from colocam_dist.allocator import keep_memory
 from colocam_dist.config.machine import Engine
-from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError
+from colocam_dist.errors import ColocamError, ConfigError, PreemptedError, ReportedElsewhereError, RunError
 from colocam_dist.progress import Progress
 
-__all__ = ["Place", "Workers", "connect", "environment_from_slurm", "find_place", "resolve_device", "share_cores"]
+__all__ = [
+    "Place",
+    "Workers",
+    "connect",
+    "environment_from_slurm",
+    "find_place",
+    "rendezvous_store",
+    "resolve_device",
+    "share_cores",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -281,7 +291,7 @@ def _gpu(local_rank: int) -> int:
     if local_rank < count:
         return local_rank
     if count != 1 or "SLURM_STEP_ID" not in os.environ:
-        raise ConfigError(
+        raise RunError(  # the ranks that have a GPU do not meet it, so that each of the others has to say it
             "there are more ranks than GPUs on this machine",
             where=f"local rank {local_rank}",
             got=f"{count} GPUs",
@@ -298,6 +308,17 @@ def _threads(local_world: int) -> int:
     return max(1, cpus // max(1, local_world))
 
 
+def rendezvous_store(timeout: timedelta) -> PrefixStore:
+    """A connection to the store of the launcher or of rank 0, in which only ranks of this attempt meet.
+
+    torchrun's store outlives the ranks that it starts again. torch gives their names in it no part of their own, so new
+    ones would wait for the addresses of dead ones.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    return PrefixStore(f"colocam/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
 def connect(engine: Engine) -> Workers:
     """Join the process group (NCCL on GPUs, gloo on CPUs) and quiet DeepSpeed.
 
@@ -305,7 +326,7 @@ def connect(engine: Engine) -> Workers:
         ConfigError: see :func:`resolve_device`.
     """
     _fill_environment(os.environ)
-    local_rank, world = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, local_rank, world = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     device = resolve_device(engine, local_rank)
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world)))
     threads = engine.threads or _threads(local_world)
@@ -327,12 +348,12 @@ def connect(engine: Engine) -> Workers:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device.type == "cuda" else "gloo",
-        # Later than the watchdog, which can say who is missing.
-        timeout=timedelta(seconds=engine.timeout + COLLECTIVES_WAIT_LONGER),
-        verbose=False,
-    )
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # Later than the watchdog, which can say who is missing.
+    timeout = timedelta(seconds=engine.timeout + COLLECTIVES_WAIT_LONGER)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        dist.init_process_group(backend, store=rendezvous_store(timeout), rank=rank, world_size=world, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)  # takes a group that is there
     workers = Workers(dist.get_rank(), local_rank, dist.get_world_size(), device)
     log.info("rank %d of %d on %s, %d CPU threads", workers.rank, workers.world, device, threads)
     return workers

@@ -30,6 +30,9 @@ from colocam_dist.files import write_atomically
 __all__ = ["RunFolder", "differences", "what_is_computed"]
 
 
+_FRAMES_AT_ONCE = ("cams.batch ", "evaluation.batch ")  # lowered where memory is too little; no figure depends on them
+
+
 class RunFolder:
     """Paths and small files of one run."""
 
@@ -112,11 +115,14 @@ class RunFolder:
 
     def _was_refused(self) -> bool:
         """Whether the settings, and why they were refused, are all that there is."""
-        return {path.name for path in self.path.iterdir()} == {"config.yaml", "failed.json"}
+        names = {path.name for path in self.path.iterdir()}
+        # A name with a dot in front is what a process left behind that died while it was writing.
+        return {name for name in names if not name.startswith(".")} == {"config.yaml", "failed.json"}
 
     def _check_same(self, config: Config) -> None:
         """Resuming may change where and how exactly a run computes (its engine), never what from which data."""
-        changed = sorted(differences(what_is_computed(load(self.config_path)), what_is_computed(config)))
+        changed = differences(what_is_computed(load(self.config_path)), what_is_computed(config))
+        changed = sorted(change for change in changed if not change.startswith(_FRAMES_AT_ONCE))
         if changed:
             raise RunError(
                 "the run to resume has other settings",

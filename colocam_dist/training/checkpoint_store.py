@@ -139,6 +139,8 @@ class CheckpointStore:
                 former.rename(final)
         for unfinished in self.folder.glob(".step-*.partial"):
             shutil.rmtree(unfinished, ignore_errors=True)
+        for unfinished in self.folder.glob(".best-*.pt.*"):
+            unfinished.unlink(missing_ok=True)
 
     def _write(
         self, final: Path, tensors: dict[str, Any] | None, step: int, facts: dict[str, Any], score: float | None

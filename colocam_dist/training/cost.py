@@ -45,24 +45,25 @@ class StageCost:
         """A line about what is to come; ``keep`` checkpoints stay, None = all that are written.
 
         Raises:
-            RunError: the checkpoints that stay, and the one being written, cannot fit on the disk. Without `must_fit`
-                this is a warning.
+            RunError: there are steps to do, and the checkpoints that stay, and the one being written, cannot fit on the
+                disk, those of earlier processes included. Without `must_fit` this is a warning.
         """
         at_once = (keep if keep is not None else self._epochs) + 1
         place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
         free = shutil.disk_usage(place).free
-        if at_once * checkpoint_bytes > free:
+        there = sum(file.stat().st_size for file in folder.glob("step-*/*"))
+        left = self._total - self._first
+        if left and at_once * checkpoint_bytes > free + there:
             no_space = RunError(
                 "there is too little space for the checkpoints",
                 where=folder,
-                got=f"{free / 1e9:.2f} GB free",
+                got=f"{free / 1e9:.2f} GB free" + (f", {there / 1e9:.2f} GB of checkpoints" if there else ""),
                 wanted=f"about {at_once * checkpoint_bytes / 1e9:.2f} GB: {at_once} of {checkpoint_bytes / 1e6:.1f} MB",
                 fix="free some space, set run.folder to another disk, or lower checkpoint.keep",
             )
             if must_fit:
                 raise no_space
             log.warning("%s", no_space)
-        left = self._total - self._first
         return (
             f"{self._name}: {left} of {self._total} steps to do ({self._epochs} epochs of {self._steps}); checkpoints "
             f"of about {checkpoint_bytes / 1e6:.1f} MB, at most {at_once} at once, {free / 1e9:.1f} GB free"

@@ -93,8 +93,8 @@ def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Wa
 
     Raises:
         RankLostError: the error came from a collective operation that others did not join.
-        MemoryLimitError: the error was one of too little memory.
-        RunError: it was one of a full disk.
+        MemoryLimitError: the error was one of too little memory for a step of training.
+        RunError: it was one of too little memory for anything else, or of a full disk.
     """
     if isinstance(error, ReportedElsewhereError):
         return
@@ -106,7 +106,7 @@ def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Wa
     position = str(workers.progress.position)
     better: ColocamError | None = None
     if is_memory_limit(error):
-        better = memory_limit(error, position)
+        better = memory_limit(error, workers.progress.position)
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         better = RunError(
             "there is no space left",
@@ -142,6 +142,8 @@ class _Pipeline:
             folder.write_json("classes.json", self.splits.train.classes)
 
     def run(self) -> None:
+        if self.workers.is_main:  # what an earlier, smaller run has finished is not what this one will have
+            self.folder.file("done.json").unlink(missing_ok=True)
         wanted = self.config.run.stages
         classes = len(self.splits.train.classes)
         if "classifier" in wanted and self.config.classifier.from_run is None:

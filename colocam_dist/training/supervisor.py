@@ -127,6 +127,8 @@ class Supervisor:
     def _goes_on(self, failure: _Failure, *, progress: bool) -> bool:
         """Decide whether to start the ranks again; says why, or why not."""
         if failure.code in (_USER_ERROR, PREEMPTED):
+            if failure.code == _USER_ERROR and failure.rank != 0:
+                log.warning("%s", failure)  # of settings that no rank can use, rank 0 speaks for all
             return False
         if failure.code == OUT_OF_MEMORY:
             if not self._accumulations:

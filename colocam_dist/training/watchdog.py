@@ -25,10 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined] # it is public, but not listed
-
 from colocam_dist.console import RANK_LOST
-from colocam_dist.distributed import Workers
+from colocam_dist.distributed import Workers, rendezvous_store
 from colocam_dist.files import write_atomically
 from colocam_dist.progress import Position
 from colocam_dist.training.signals import StopRequests
@@ -38,7 +36,7 @@ __all__ = ["Watchdog"]
 log = logging.getLogger(__name__)
 
 _LONGER = 20.0  # seconds after the timeout at which the fault handler takes over from the thread
-_STOP = "colocam/stop"
+_STOP = "watchdog/stop"
 _STDERR = 2
 
 
@@ -85,9 +83,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         if self._workers.world > 1:
             # A connection of its own: the one of the process group is busy while the main thread waits in it.
-            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            wait = timedelta(seconds=max(5.0, self._timeout))
-            self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=wait)
+            self._store = rendezvous_store(timedelta(seconds=max(5.0, self._timeout)))
         self._say(self._workers.progress.position)
         self._workers.barrier()
         self._thread.start()
@@ -169,7 +165,7 @@ class Watchdog:
             self._count,
         ]
         try:
-            self._store.set(f"colocam/rank/{self._workers.rank}", json.dumps(facts))
+            self._store.set(f"watchdog/{self._workers.rank}", json.dumps(facts))
         except RuntimeError:  # rank 0, which holds the store, has ended: collective operations will tell
             self._store = None
 
@@ -183,7 +179,7 @@ class Watchdog:
         found: dict[int, _Sign | None] = {}
         try:
             for rank in range(self._workers.world):
-                key = f"colocam/rank/{rank}"
+                key = f"watchdog/{rank}"
                 if not self._store.check([key]):
                     found[rank] = None
                     continue

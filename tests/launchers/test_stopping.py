@@ -105,6 +105,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_resumes(
 ) -> None:
     reference = undisturbed(ranks)
     shards, run = reference.with_name("shards"), tmp_path / "cut"
+    run.mkdir()
+    (run / "done.json").write_text('{"stages": []}')  # of a smaller run that this one goes on from
     process = train(shards, tmp_path, "cut", *FOUR_EPOCHS, ranks=ranks)
     deadline = time.monotonic() + 100
     while not (run / "metrics.jsonl").is_file() or len(rows(run, "classifier")) < 2:

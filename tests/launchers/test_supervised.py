@@ -77,6 +77,33 @@ def whole(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder / "shards", folder / "whole"
 
 
+@pytest.mark.parametrize(
+    "meeting", [pytest.param("static", marks=pytest.mark.slow), pytest.param("c10d", marks=pytest.mark.long)]
+)
+def test_torchrun_may_start_the_ranks_again_as_well(meeting: str, whole: tuple[Path, Path]) -> None:
+    shards, undisturbed = whole
+    run = undisturbed.with_name(f"torchrun-{meeting}")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    port = str(29500 + os.getpid() % 1000)
+    place = ["--master-port", port] if meeting == "static" else ["--standalone"]
+    settings = [*SMALL, f"run.folder={run.parent}", f"run.name={run.name}", "run.on_exists=resume"]
+    # Rank 0's end is noticed by torchrun, which asks rank 1 to stop; what this one then tells all must not last.
+    process = subprocess.run(
+        [*launcher, *place, "launchers/train.py", f"data.shards={shards}", *settings, "fault=exception@0:4:forward"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLOCAM_FAULTS": "allowed"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=250,
+    )
+    assert process.returncode == 0, process.stdout
+    assert (run / "done.json").is_file()
+    assert losses(run) == losses(undisturbed)
+    assert not processes_of(run)
+
+
 @pytest.mark.slow
 def test_a_run_whose_rank_is_killed_ends_as_if_nothing_had_happened(whole: tuple[Path, Path]) -> None:
     shards, undisturbed = whole

@@ -30,6 +30,9 @@ def test_what_a_refused_start_leaves_is_in_nobodys_way(tmp_path: Path) -> None:
     again = make(tmp_path, "data.n_frames=2")
     assert load(again.config_path).data.n_frames == 2
     assert not again.file("failed.json").exists()
+    again.write_json("failed.json", {"why": "killed while it wrote why"})
+    again.file(".failed.json.77.x").touch()
+    again = make(tmp_path, "data.n_frames=3")
     again.write_json("failed.json", {"why": "killed"})
     again.file("metrics.jsonl").touch()
     with pytest.raises(RunError, match="a run of this name exists"):
@@ -39,6 +42,9 @@ def test_what_a_refused_start_leaves_is_in_nobodys_way(tmp_path: Path) -> None:
 def test_resume_takes_over_with_the_same_settings_only(tmp_path: Path) -> None:
     make(tmp_path)
     make(tmp_path, "run.on_exists=resume", "data.workers=0", "log.every_steps=3")
+    make(
+        tmp_path, "run.on_exists=resume", "cams.batch=8", "evaluation.batch=8"
+    )  # as advised where memory is too little
     with pytest.raises(RunError, match=r"data\.n_frames \(4 -> 2\)"):
         make(tmp_path, "run.on_exists=resume", "data.n_frames=2")
     with pytest.raises(RunError, match=r"engine\.gradient_clipping \(0\.0 -> 5\.0\)"):

@@ -199,6 +199,15 @@ def test_a_process_that_dies_while_it_saves_leaves_a_sound_checkpoint(tmp_path: 
     assert restored(store) == (3.0, {"step": 3})
 
 
+def test_weights_that_a_killed_process_left_unfinished_are_cleared(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, ALONE, keep=1)
+    store.save(content(1), 1, {"step": 1})
+    (tmp_path / "best-localization.pt").write_text("whole")
+    (tmp_path / ".best-localization.pt.4711.abcd").write_text("hal")
+    assert restored(CheckpointStore(tmp_path, ALONE, keep=1)) == (1.0, {"step": 1})
+    assert sorted(tmp_path.glob("*best*")) == [tmp_path / "best-localization.pt"]
+
+
 def test_death_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, ALONE, keep=1)
     store.save(content(1), 1, {"step": 1})

@@ -28,6 +28,21 @@ def test_space_that_cannot_suffice_is_noticed_before_the_first_step(
     assert "too little space" in caplog.text, "those who would rather go on without are told, and go on"
 
 
+def test_checkpoints_of_earlier_processes_are_no_lack_of_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 3_500_000
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free})())
+    StageCost("localizer", 10, 7, 0, CPU).before(tmp_path, 10**6, 2)
+    for step in (7, 14):  # two of them later, a killed run is resumed with the space that an undisturbed one would have
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / "tensors.pt").write_bytes(bytes(10**6))
+    free = 1_500_000
+    StageCost("localizer", 10, 7, 14, CPU).before(tmp_path, 10**6, 2)
+    free = 900_000
+    with pytest.raises(RunError, match=r"0\.00 GB free, 0\.00 GB of checkpoints"):
+        StageCost("localizer", 10, 7, 14, CPU).before(tmp_path, 10**6, 2)
+    StageCost("localizer", 10, 7, 70, CPU).before(tmp_path, 10**6, 2)  # nothing is left to do
+
+
 def test_time_is_foretold_once_after_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)

@@ -105,6 +105,14 @@ def test_the_cause_is_not_the_rank_that_lost_another_one(fake_ranks: Any, caplog
     assert "rank 1 ended with exit code 7" in caplog.text
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_user_error_of_a_rank_that_does_not_speak_for_all_is_said(
+    rank: int, fake_ranks: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(fake_ranks, f"time.sleep(60) if rank != {rank} else sys.exit(2)\n", ranks=2, restarts=3) == 2
+    assert ("rank 1 ended with exit code 2" in caplog.text) == (rank == 1)
+
+
 def test_a_done_file_of_an_earlier_run_is_no_success(fake_ranks: Any) -> None:
     (fake_ranks.folder / "done.json").write_text("{}")
     assert run(fake_ranks, "pass\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from colocam_dist.console import RANK_LOST
 from colocam_dist.distributed import Workers
@@ -77,6 +79,34 @@ with watchdog.Watchdog(workers, StopRequests(), Path(sys.argv[1]), 1.0):
     assert "Timeout" in done.stderr
     assert 'File "<string>"' in done.stderr
     assert time.monotonic() - began < 25
+
+
+def test_what_ranks_said_before_torchrun_started_them_again_is_not_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's, which outlives the ranks
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setattr(Workers, "barrier", lambda self: None)
+
+    def reasons(attempt: int, asked: str | None) -> list[str | None]:
+        """Of both ranks, some beats after rank 1 was asked to stop."""
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        stops = [StopRequests(), StopRequests()]
+        ranks = [Workers(rank, rank, 2, torch.device("cpu")) for rank in range(2)]
+        with contextlib.ExitStack() as stack:
+            for rank, stop in zip(ranks, stops, strict=True):
+                stack.enter_context(Watchdog(rank, stop, tmp_path, 2.0))
+            if asked:
+                stops[1].ask(asked)
+            for _ in range(10):
+                time.sleep(0.05)
+                for rank in ranks:
+                    rank.progress.tick()
+        return [stop.reason for stop in stops]
+
+    assert reasons(0, "SIGTERM") == ["a request to rank 1", "SIGTERM"]
+    assert reasons(1, None) == [None, None]
 
 
 def test_failed_json_of_another_rank_stays(tmp_path: Path) -> None:
