@@ -70,8 +70,17 @@ def run_study(config: Path, overrides: Sequence[str]) -> StudyResult:
 
 
 def score_on_clips(trial: TrialResult, clips: Path) -> None:
-    """Evaluate a run on the clips unless that is done; its validation threshold stays that of its own data."""
-    if not clips_metrics(trial.run, location_name(clips)).is_file():
+    """Evaluate a run on the clips unless that is done; its validation threshold stays that of its own data.
+
+    Raises:
+        SystemExit: the figures that are there are those of other clips in a folder of the same name.
+    """
+    done = clips_metrics(trial.run, location_name(clips))
+    if done.is_file():
+        scored = json.loads(done.read_text())["shards"]
+        if (ROOT / scored).resolve() != (ROOT / clips).resolve():
+            sys.exit(f"{done} has the figures of {scored}, not of {clips}: remove {done.parent}, or rename the clips")
+    else:
         command = [sys.executable, "launchers/evaluate.py", "--run", str(trial.run)]
         command += [f"data.shards={clips}", f"data.split={CLIPS_SPLIT}"]
         subprocess.run(command, cwd=ROOT, check=True)

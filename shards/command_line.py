@@ -118,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="what must be said with every figure that comes from this data; may be given several times",
     )
-    add("--overwrite", action="store_true", help="replace what was built from other inputs or options")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace what was built from other inputs or options, and remove splits that the input does not have",
+    )
 
     files = parser.add_argument_group("frames-csv, videos, youtube-objects")
     files.add_argument(

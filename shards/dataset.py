@@ -36,7 +36,8 @@ class BuildOptions:
         shard_mb: size at which a shard is closed, in MB (10^6 bytes); a guess made before frames are encoded.
         workers: number of processes; does not change the bytes.
         splits: the splits to write; empty = all that the input has.
-        overwrite: whether finished shards of other inputs or options may be replaced.
+        overwrite: whether finished shards of other inputs or options may be replaced, and splits removed that the input
+            does not have.
     """
 
     rule: PictureRule
@@ -70,9 +71,9 @@ def build_dataset(inputs: Inputs, target: Path | Output, options: BuildOptions) 
         options: how shards are written.
 
     Raises:
-        DataError: a wanted split has no input; the folder holds shards of other inputs or options; an input turned out
-            to be unreadable; too little space. Shards that were finished before the error stay, but the split has no
-            manifest.
+        DataError: a wanted split has no input; the folder holds shards of other inputs or options, or, if all splits
+            are wanted, a split without input; an input turned out to be unreadable; too little space. Shards that were
+            finished before the error stay, but the split has no manifest.
     """
     output = LocalOutput(target) if isinstance(target, Path) else target
     for warning in inputs.warnings:
@@ -94,8 +95,13 @@ def build_dataset(inputs: Inputs, target: Path | Output, options: BuildOptions) 
     kept = {split: _finished(planned) for split, planned in jobs.items()}
     if not options.overwrite:
         _refuse_other_shards(output, kept)
+    outdated = [] if options.splits else _other_splits(output, present, overwrite=options.overwrite)
     todo = {split: [job for job in planned if job.name not in kept[split]] for split, planned in jobs.items()}
     _check_space(output, [job for some in todo.values() for job in some], inputs.estimate_excess, options.workers)
+    for split in outdated:
+        _log.warning("split '%s' of an earlier build is removed: the input does not have it", split)
+        output.remove(manifest_name(split))
+        remove_stale_shards(output, split, keep=set())
     return [_build_split(split, todo[split], kept[split], inputs, output, options) for split in wanted]
 
 
@@ -125,6 +131,29 @@ def _refuse_other_shards(output: Output, kept: dict[str, dict[str, Shard]]) -> N
                 got=", ".join(others[:5]) + (", ..." if len(others) > 5 else ""),
                 fix="write to another folder, or give --overwrite to replace them",
             )
+
+
+def _other_splits(output: Output, present: set[str], *, overwrite: bool) -> list[str]:
+    """Splits of an earlier build that the input does not have; what they hold may be in its training split.
+
+    Raises:
+        DataError: there are some, and they are not to be overwritten.
+    """
+    names = output.names()
+    there = [
+        split
+        for split in SPLITS
+        if split not in present
+        and (manifest_name(split) in names or shards_among(names, split, ".done") or shards_among(names, split))
+    ]
+    if there and not overwrite:
+        raise DataError(
+            f"the folder holds split {', '.join(there)}, which the input does not have",
+            where=output.location,
+            wanted=f"no split but {', '.join(split for split in SPLITS if split in present)}",
+            fix="write to another folder, name the splits to write by --splits, or give --overwrite to remove this one",
+        )
+    return there
 
 
 def _check_space(output: Output, todo: list[ShardJob], excess: float, workers: int) -> None:

@@ -62,8 +62,13 @@ def shards_among(names: Iterable[str], split: str, suffix: str = ".tar") -> list
 
 
 def remove_stale_shards(output: Output, split: str, keep: set[str]) -> None:
-    """Delete shards of the split that a build with another plan has left, so that ``<split>-*.tar`` is right."""
-    for name in shards_among(output.names(), split):
-        if name not in keep:
-            for file in (name, index_name(name), done_name(name)):
-                output.remove(file)
+    """Delete shards of the split that a build with another plan has left, so that ``<split>-*.tar`` is right.
+
+    Each of their files by itself, so that what a killed build has not got to is found by the next one.
+    """
+    kept = {file for name in keep for file in (name, index_name(name), done_name(name))}
+    names = output.names()
+    for suffix in (".done", ".idx.npz", ".tar"):  # what vouches for a shard first
+        for name in shards_among(names, split, suffix):
+            if name not in kept:
+                output.remove(name)

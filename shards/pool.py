@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 def run_jobs(
     work: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int, title: str, unit: str
 ) -> list[Result]:
-    """Do all jobs, in this process if ``workers`` is 1, with a progress bar on a terminal.
+    """Do all jobs, in this process if there is one worker or job, with a progress bar on a terminal.
 
     A job that fails with a user error does not stop the others, so that their results are there for the next build.
 
@@ -43,7 +43,7 @@ def run_jobs(
     """
     results: dict[int, Result] = {}
     failures: dict[int, ColocamError] = {}
-    run = _run_here if workers == 1 or len(jobs) == 1 else _run_in_processes
+    run = _run_here if workers == 1 or len(jobs) <= 1 else _run_in_processes
     with tqdm(total=len(jobs), desc=title, unit=unit, disable=None) as bar:
         for position, outcome in run(work, jobs, workers):
             if isinstance(outcome, ColocamError):

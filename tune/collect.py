@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,17 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from colocam_dist.config import Config, dump
+from colocam_dist.config import Config, dump, load
 from colocam_dist.config.data import Data
 from colocam_dist.data.index_files import read_manifest
 from colocam_dist.data.manifest import caveats_in
 from colocam_dist.data.opening import caveats_of, remote_settings
 from colocam_dist.data.storage import open_storage
 from colocam_dist.errors import ConfigError, DataError
+from colocam_dist.runs.folder import differences, what_is_computed
 from colocam_dist.slurm.record import attempts_of
 from tune.folder import Record
 from tune.results import EpochRow, SharedStage, StudyResult, TrialResult, TrialState
-from tune.running import OpenStudy
+from tune.running import OpenStudy, concerns
 
 __all__ = ["RULE", "best_settings", "collect"]
 
@@ -29,6 +31,8 @@ RULE = (
     "CorLoc (percent) on the validation split, at the one threshold that is best there for all of its frames, "
     "of the best epoch"
 )
+
+_NOT_OF_STAGE_1 = ("localizer", "data.n_frames", "evaluation.cams")  # settings that change nothing in a classifier
 
 
 def collect(study: OpenStudy, *, command: str = "", finished: bool = False) -> StudyResult:
@@ -93,10 +97,11 @@ def _axis(study: OpenStudy, name: str) -> Sequence[Any]:
 
 def _trial(record: Record, number: int, study: OpenStudy) -> TrialResult:
     facts, end = record.facts, record.end or {}
-    rows = record.rows("localizer")
+    rows = record.rows("localizer", first=0)
+    weights = max(_lineage(record, study), key=lambda row: row["corloc"], default=None)
     if not facts["epochs"]:
         source = study.folder.classifier(facts["shared"]) if facts["shared"] else record
-        best = max(source.rows("classifier"), key=lambda row: row["corloc"], default=None)
+        best = max(source.rows("classifier", first=0), key=lambda row: row["corloc"], default=None)
         rows = [] if best is None else [{**best, "epoch": 0}]
     if "epoch" in end:  # those that the scheduler saw: how many more there are is chance
         rows = [row for row in rows if row["epoch"] <= end["epoch"]]
@@ -113,7 +118,7 @@ def _trial(record: Record, number: int, study: OpenStudy) -> TrialResult:
         seconds=seconds,
         gpu_hours=seconds / 3600 * _gpus(study),
         shared=facts["shared"],
-        test=json.loads(metrics.read_text()) if metrics.is_file() else None,
+        test=json.loads(metrics.read_text()) if metrics.is_file() and (weights is None or weights in rows) else None,
         error=end.get("error"),
         traceback=end.get("traceback") or None,
         attempts=max(1, attempts),
@@ -121,9 +126,21 @@ def _trial(record: Record, number: int, study: OpenStudy) -> TrialResult:
     )
 
 
+def _lineage(record: Record, study: OpenStudy, before: float = math.inf) -> list[dict[str, Any]]:
+    """The validations of stage 2 whose best weights a trial has, up to an epoch.
+
+    What PBT has made of another trial began with the best weights of that one.
+    """
+    rows = [row for row in record.rows("localizer", first=0) if row["epoch"] < before]
+    parent = record.facts["parent"]
+    if parent is None:
+        return rows
+    return [*_lineage(study.folder.trial(parent), study, rows[0]["epoch"] if rows else before), *rows]
+
+
 def _shared(record: Record, study: OpenStudy, trials: int) -> SharedStage:
     seconds, _ = _seconds(record)
-    rows = record.rows("classifier")
+    rows = record.rows("classifier", first=0)
     return SharedStage(
         key=record.id,
         encoder=record.facts["encoder"],
@@ -177,7 +194,10 @@ def _epoch_seconds(text: str) -> float:
 
 
 def best_settings(study: OpenStudy, trial: TrialResult) -> str:
-    """A recipe as YAML that trains the best point by itself, its classifier included; head lines say what it is."""
+    """A recipe as YAML that trains the best point by itself, its classifier included.
+
+    Head lines say what it is, and what of the trial it does not repeat.
+    """
     facts = study.folder.trial(trial.id).facts
     config: Config = study.file.config(facts["settings"])  # its point need not be one of the space as it is now
     place = {"name": f"{study.file.study.name}-best", "folder": Path("runs")}
@@ -187,4 +207,21 @@ def best_settings(study: OpenStudy, trial: TrialResult) -> str:
     shown = ", ".join(f"{name} {value}" for name, value in trial.point.items())
     if facts["parent"] is not None:
         figure += "# It went on with the weights of other trials, so that this recipe alone does not repeat it.\n"
+    if facts["shared"] is not None:
+        figure += _other_classifier(study.folder.classifier(facts["shared"]).run, config)
     return f"# The best point of the study {study.file.study.name}: {shown}.\n{figure}{dump(config)}"
+
+
+def _other_classifier(run: Path, config: Config) -> str:
+    """Head lines for a recipe that would train another classifier than the shared one; "" if it is the same."""
+    settings = run / "config.yaml"
+    if not settings.is_file():
+        return ""
+    changed = differences(what_is_computed(config), what_is_computed(load(settings)))
+    named = sorted(change for change in changed if not concerns(change.partition(" ")[0], _NOT_OF_STAGE_1))
+    if not named:
+        return ""
+    return (
+        f"# Its classifier is shared, and was trained with other settings: {', '.join(named)}.\n"
+        f"# classifier.from_run={run} takes it; without that, another one is trained.\n"
+    )

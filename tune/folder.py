@@ -146,8 +146,13 @@ class Record:
         text = path.read_text() if path.is_file() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
-    def rows(self, stage: str) -> list[dict[str, Any]]:
-        """The validations of a stage after at least one epoch, by epoch; whole lines of ``metrics.jsonl`` only."""
+    def rows(self, stage: str, first: int = 1) -> list[dict[str, Any]]:
+        """The validations of a stage, by epoch; whole lines of ``metrics.jsonl`` only.
+
+        Args:
+            stage: "classifier" or "localizer".
+            first: epoch from which on; 0 = with that of the untrained network, whose weights may be the best of a run.
+        """
         path = self.run / "metrics.jsonl"
         data = path.read_bytes() if path.is_file() else b""
         found = {}
@@ -155,7 +160,7 @@ class Record:
             if b'"validation"' not in line:  # long runs have many thousand rows of training, and this is asked often
                 continue
             row = json.loads(line)
-            if row["stage"] == stage and row["kind"] == "validation" and row["epoch"] > 0:
+            if row["stage"] == stage and row["kind"] == "validation" and row["epoch"] >= first:
                 found[row["epoch"]] = row  # an epoch that was done again after an interruption has the same figures
         return [found[epoch] for epoch in sorted(found)]
 

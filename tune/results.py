@@ -18,7 +18,8 @@ class EpochRow:
     """A validation of a trial.
 
     Attributes:
-        epoch: of stage 2, from 1; 0 for a trial without stage 2, whose only row is that of its classifier.
+        epoch: of stage 2; 0 = of the untrained network, which is a candidate for the best weights as in any run, or the
+            only row of a trial without stage 2, which is that of its classifier.
         corloc: percent on the validation split, at the one threshold that is best there.
         classification: percent of validation frames.
     """
@@ -64,7 +65,8 @@ class TrialResult:
         seconds: time its processes took, without that of the shared stage.
         gpu_hours: the same, times GPUs; 0.0 without GPUs.
         shared: key of the classifier it uses.
-        test: the run's metrics.json if it was evaluated (data.split, usually "test"); of no influence on the selection.
+        test: the run's metrics.json if it was evaluated (data.split, usually "test"), by weights that a row of `epochs`
+            validated: with PBT the best may be another trial's. Of no influence on the selection.
         error: what a failed trial died of, in one line or a few; None else.
         traceback: the same, in full.
         attempts: how often it was started, 1 = no retry.

@@ -21,7 +21,7 @@ from tune.population import inherit
 from tune.settings import StudyFile, load_study
 from tune.space import BORN, SEED, Point, Space
 
-__all__ = ["OpenStudy", "TrialRunner"]
+__all__ = ["OpenStudy", "TrialRunner", "concerns"]
 
 _LOOK_EVERY = 0.2  # seconds
 _STAGE_1 = ("classifier", "cams")
@@ -63,13 +63,13 @@ class OpenStudy:
     def classifier_settings(self, point: Point) -> Config | None:
         """The run of the classifier that a point's trial shares with others; None if its run has one of its own.
 
-        Settings that the classifier has no part in are those of the study's base, so that the content hash is the same.
+        Settings of ``study.one_classifier_for`` are those of the study's base, so that the content hash is the same.
         """
         config = self.space.config(point)
         if config.classifier.from_run is not None or not set(_STAGE_1) & set(config.run.stages):
             return None
         apart = self.file.study.one_classifier_for
-        kept = [text for text in self.space.settings(point) if not _concerns(text.partition("=")[0], apart)]
+        kept = [text for text in self.space.settings(point) if not concerns(text.partition("=")[0], apart)]
         return self.file.config([*kept, f"run.stages={json.dumps(_STAGE_1)}"])
 
     def classifier(self, settings: Config) -> Record:
@@ -86,7 +86,8 @@ class OpenStudy:
             raise WorkError("the study was asked to stop")
 
 
-def _concerns(setting: str, groups: Sequence[str]) -> bool:
+def concerns(setting: str, groups: Sequence[str]) -> bool:
+    """Whether a setting is one of these, or belongs to a section among them."""
     return any(setting == group or setting.startswith(f"{group}.") for group in groups)
 
 
@@ -166,7 +167,7 @@ class TrialRunner:
     def _last(self) -> dict[str, Any]:
         """The figure of a trial without stage 2 is that of its classifier; of one that was stopped, its last."""
         if self.epochs == 0 and self._shared is not None:
-            rows = self._study.classifier(self._shared).rows("classifier")
+            rows = self._study.classifier(self._shared).rows("classifier", first=0)
             return {**max(rows, key=lambda row: row["corloc"], default=_NOTHING), "epoch": 0}
         rows = self._rows() if self.epochs else self.record.rows("classifier")
         parent = self.record.facts["parent"]

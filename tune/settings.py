@@ -96,7 +96,7 @@ class StudySettings(Section):
     concurrent: Positive | None = None  # trials at a time; None: as many as fit (slurm: 8)
     retries: Annotated[int, Field(ge=0)] = 2  # new starts of a trial after failures that are not the user's
     resources: Resources = Resources()
-    one_classifier_for: tuple[str, ...] = ("localizer", "data.n_frames", "data.sampling")  # settings without part in it
+    one_classifier_for: tuple[str, ...] = ("localizer", "data.n_frames", "data.sampling")  # it has the base's values
     ask_slurm_every: Annotated[float, Field(ge=0.5)] = 30.0  # seconds between questions about all jobs together
 
     @field_validator("space", mode="after")

@@ -87,6 +87,24 @@ def test_a_trial_without_figures_is_named(study: StudyResult) -> None:
         mini_yto22.summary(StudyResult(**{**vars(study), "trials": [study.trials[0], failed]}), None, "")
 
 
+def test_figures_of_other_clips_of_the_same_name_are_not_taken(
+    study: StudyResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(mini_yto22.subprocess, "run", lambda command, **options: commands.append(command))
+    one = study.trials[0]
+    done = mini_yto22.clips_metrics(one.run, "clips")
+    done.write_text(json.dumps({**metrics(60.0, 50.0), "shards": "data/clips"}))
+    for same in ("data/clips", str(mini_yto22.ROOT / "data/clips")):
+        mini_yto22.score_on_clips(one, Path(same))
+    assert commands == [], "they are there"
+    with pytest.raises(SystemExit, match="has the figures of data/clips, not of other/clips: remove"):
+        mini_yto22.score_on_clips(one, Path("other/clips"))
+    done.unlink()
+    mini_yto22.score_on_clips(one, Path("other/clips"))
+    assert [command[-2:] for command in commands] == [["data.shards=other/clips", "data.split=train"]]
+
+
 def test_tables_have_a_row_for_each_method(study: StudyResult) -> None:
     methods, classes, *of_clips = mini_yto22.tables(mini_yto22.summary(study, "clips", ""))
     rows = [line for line in methods.splitlines() if line.startswith("|")][2:]

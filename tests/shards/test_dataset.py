@@ -18,6 +18,7 @@ from colocam_dist.data.index import ShotIndex
 from colocam_dist.errors import DataError
 from shards.dataset import BuildOptions, build_dataset
 from shards.images import PictureRule
+from shards.output import LocalOutput
 from shards.sources.frames_csv import read_frames_csv
 from shards.verify import verify
 
@@ -89,6 +90,72 @@ def test_shards_of_other_options_are_not_replaced_unasked(tiny_frames: Path, tin
     assert sorted(folder.glob("train-*.tar")) == list(ShotIndex.open(folder, "train").shard_paths)
     assert ShotIndex.open(folder, "train").frame_height.max() == 39
     assert not verify(folder).problems
+
+
+def without_test(inputs: Any) -> Any:
+    """The same with the videos of test in train, as other shares would have it."""
+    units = (dataclasses.replace(unit, split="train") if unit.split == "test" else unit for unit in inputs.units)
+    return dataclasses.replace(inputs, units=tuple(units))
+
+
+def test_a_split_that_the_input_does_not_have_is_not_left_beside_the_others(
+    tiny_frames: Path, tiny_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_shards, folder)
+    options = BuildOptions(RULE, frames_per_piece=4, shard_mb=0.04, overwrite=True)
+    build_dataset(without_test(read_frames_csv(tiny_frames, RULE)), folder, options)
+    assert not list(folder.glob("test*"))
+    assert "split 'test' of an earlier build is removed" in caplog.text
+    assert len(ShotIndex.open(folder, "train").shots) == 27
+    assert not verify(folder).problems
+
+
+@pytest.mark.parametrize("left", ["test.manifest.json", "test-000000.done"])
+def test_a_split_that_the_input_does_not_have_is_not_removed_unasked(
+    left: str, tiny_frames: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_shards, folder)
+    for path in folder.glob("test*"):
+        if path.name != left:
+            path.unlink()
+    before = content(folder)
+    inputs = read_frames_csv(tiny_frames, RULE)
+    fewer = dataclasses.replace(inputs, units=tuple(unit for unit in inputs.units if unit.split != "test"))
+    options = BuildOptions(RULE, frames_per_piece=4, shard_mb=0.04)
+    with pytest.raises(DataError, match=r"holds split test, which the input does not have(.|\n)*--overwrite") as caught:
+        build_dataset(fewer, folder, options)
+    assert (caught.value.where, caught.value.wanted) == (str(folder), "no split but train, val")
+    assert content(folder) == before
+    build_dataset(fewer, folder, dataclasses.replace(options, splits=("train", "val")))
+    assert content(folder) == before
+
+
+def test_a_split_whose_removal_was_interrupted_is_removed_by_the_next_build(
+    tiny_frames: Path, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = len(list(tiny_shards.glob("test*")))
+    for done in range(left):
+        folder = tmp_path / f"after-{done}"
+        shutil.copytree(tiny_shards, folder)
+        inputs = without_test(read_frames_csv(tiny_frames, RULE))
+        options = BuildOptions(RULE, frames_per_piece=4, shard_mb=0.04, overwrite=True)
+        calls = iter(range(done))
+        remove = LocalOutput.remove
+
+        def killed(output: LocalOutput, name: str, calls: Any = calls, remove: Any = remove) -> None:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            remove(output, name)
+
+        monkeypatch.setattr(LocalOutput, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_dataset(inputs, folder, options)
+        monkeypatch.undo()
+        assert (folder / "test.manifest.json").exists() == (done == 0), "what vouches for the split goes first"
+        build_dataset(inputs, folder, options)
+        assert not list(folder.glob("test*"))
 
 
 def test_the_manifest_says_how_it_was_made(tiny_shards: Path) -> None:

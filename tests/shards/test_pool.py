@@ -15,6 +15,10 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     assert run_jobs(neg, [3, 1, 2], workers=1, title="t", unit="job") == [-3, -1, -2]
 
 
+def test_no_jobs_have_no_results() -> None:
+    assert run_jobs(neg, [], workers=4, title="t", unit="job") == []
+
+
 @pytest.mark.slow
 def test_results_come_in_the_order_of_the_jobs_from_processes() -> None:
     assert run_jobs(neg, list(range(20)), workers=3, title="t", unit="job") == [-n for n in range(20)]

@@ -54,6 +54,17 @@ def test_files_that_are_cut_off_or_gone(copy: Path, capsys: pytest.CaptureFixtur
     assert "4 problems in 10 shards" in capsys.readouterr().out
 
 
+def test_manifests_that_cannot_be_read_are_problems_with_many_processes_too(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for manifest in copy.glob("*.manifest.json"):
+        manifest.write_text("{")
+    assert main([str(copy), "--workers", "4"]) == 1
+    out = capsys.readouterr().out
+    assert "train.manifest.json" in out
+    assert "in 0 shards" in out
+
+
 def test_a_flipped_byte_in_a_picture(copy: Path) -> None:
     index = ShotIndex.open(copy, "val")
     frame = 7

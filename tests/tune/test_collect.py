@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from colocam_dist.config import load
+from colocam_dist.config import dump, load
 from colocam_dist.slurm.record import add_attempt
 from shards.build import main
 from tune.collect import RULE, best_settings, collect
@@ -138,6 +138,47 @@ def test_what_pbt_replaced_has_saved_nothing(desk: Any, fake_runs: Any) -> None:
     assert (trial.state, trial.total_epochs) == ("stopped", 2)
 
 
+def test_the_untrained_network_counts_as_in_the_run_itself(desk: Any, fake_runs: Any) -> None:
+    study = desk.open()
+    record = fake_runs.trial(study, point(), [10.0, 30.0, 20.0], state="finished")
+    fake_runs.rows(record.run, [35.0], first=0)
+    (record.run / "metrics.json").write_text("{}")
+    trial = only(study)
+    assert [(row.epoch, row.corloc) for row in trial.epochs] == [(0, 35.0), (1, 10.0), (2, 30.0), (3, 20.0)]
+    assert trial.best is not None
+    assert (trial.best.epoch, trial.best.corloc, trial.test) == (0, 35.0, {})
+    assert "35.0 (epoch 0, seed 0)" in best_settings(study, trial)
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "own"),
+    [
+        ([10.0, 30.0, 99.0], [40.0], True),
+        ([10.0, 30.0, 99.0], [20.0], False),
+        ([10.0, 30.0, 99.0], [30.0], False),
+        ([35.0, 30.0], [33.0], False),
+        ([10.0, 30.0, 20.0, 99.0], [], False),
+    ],
+    ids=["better", "worse", "equal", "the grandparent's", "nothing left to train"],
+)
+def test_a_member_of_a_population_has_the_test_figure_of_its_own_weights_only(
+    parent: list[float], child: list[float], own: bool, desk: Any, fake_runs: Any
+) -> None:
+    study = desk.open()
+    ids: list[str] = []
+    # Each goes on from where the one before stood: the parent trained on meanwhile, which its child does not have.
+    for number, (corlocs, first) in enumerate(((parent[:1], 0), (parent[1:], 1), (child, 2))):
+        record = fake_runs.trial(study, point(**({BORN: str(number)} if number else {})))
+        record.facts_path.write_text(json.dumps({**record.facts, "parent": ids[-1] if ids else None}))
+        fake_runs.rows(record.run, corlocs, first=first)
+        ids.append(record.id)
+    fake_runs.done(record.run)
+    (record.run / "metrics.json").write_text('{"split": "test"}')
+    trial = collect(study).trials[-1]
+    assert [row.corloc for row in trial.epochs] == child
+    assert trial.test == ({"split": "test"} if own else None)
+
+
 LAYERCAM = {"method": {"LayerCAM": {"run.stages": ["classifier", "cams"]}, "CoLo-CAM": {}}}
 
 
@@ -156,6 +197,9 @@ def test_without_stage_2_the_figure_is_that_of_the_classifier(desk: Any, fake_ru
     assert layercam.shared == colocam.shared == classifier.id
     (shared,) = result.shared
     assert (shared.key, shared.encoder, shared.corloc, shared.trials) == (classifier.id, "resnet18", 33.0, 2)
+    fake_runs.rows(classifier.run, [44.0], stage="classifier", first=0)
+    result = collect(study)
+    assert [row.corloc for row in result.trials[0].epochs] == [result.shared[0].corloc] == [44.0]
 
 
 def attempts(record: Record, *rows: tuple[str, float], last_sign: float) -> None:
@@ -279,6 +323,28 @@ def test_without_a_figure_there_is_no_line_about_it(desk: Any, fake_runs: Any) -
     assert "# Its" not in best_settings(study, only(study))
 
 
+def test_a_recipe_says_which_settings_its_classifier_was_not_trained_with(
+    desk: Any, fake_runs: Any, tmp_path: Path
+) -> None:
+    space = {"data.n_frames": [4], "data.epoch_windows": [12, 24], "data.flip": [False], "evaluation.cams": [[]]}
+    apart = ["localizer", "data.n_frames", "data.epoch_windows", "evaluation.cams"]
+    study = desk.open("data.epoch_windows=12", space=space, one_classifier_for=apart)
+    for windows in ("12", "24"):
+        where = {**point(4), "data.epoch_windows": windows, "data.flip": "false", "evaluation.cams": "[]"}
+        record = fake_runs.trial(study, where, [30.0], state="finished")
+        classifier = study.folder.classifier(record.facts["shared"])
+        classifier.run.mkdir(parents=True, exist_ok=True)
+        (classifier.run / "config.yaml").write_text(dump(study.classifier_settings(where)))
+    same, other = (best_settings(study, trial) for trial in collect(study).trials)
+    assert "classifier" not in same.partition("run:")[0]
+    head = [line for line in other.splitlines() if line.startswith("#")][2:]
+    assert head == [
+        "# Its classifier is shared, and was trained with other settings: data.epoch_windows (24 -> 12).",
+        f"# classifier.from_run={classifier.run} takes it; without that, another one is trained.",
+    ]
+    assert config_of(other, tmp_path).data.epoch_windows == 24
+
+
 def test_the_best_point_need_not_be_one_of_the_space_as_it_is_now(desk: Any, fake_runs: Any, tmp_path: Path) -> None:
     fake_runs.trial(desk.open(), point(4), [50.0], state="finished")
     study = desk.open(space={"data.n_frames": [1], "localizer.optimizer.lr": [0.1, 0.2]})
@@ -300,6 +366,6 @@ def test_a_recipe_of_a_population_says_that_it_is_not_all(desk: Any, fake_runs: 
     record = fake_runs.trial(study, point(**{BORN: "ab"}), [10.0])
     text = "this recipe alone does not repeat it"
     assert text not in best_settings(study, only(study))
-    facts = record.facts
-    record.facts_path.write_text(json.dumps({**facts, "parent": "other"}))
-    assert text in best_settings(study, only(study))
+    parent = fake_runs.trial(study, point(4))
+    record.facts_path.write_text(json.dumps({**record.facts, "parent": parent.id}))
+    assert text in best_settings(study, collect(study).trials[0])

@@ -169,6 +169,7 @@ def test_rows_are_validations_of_a_stage_by_epoch(record: Record, fake_runs: Any
     fake_runs.rows(record.run, [1.5], first=1)  # done again after an interruption
     rows = record.rows("localizer")
     assert [(row["epoch"], row["corloc"]) for row in rows] == [(1, 1.5), (2, 2.0)], "not that before the first epoch"
+    assert [row["corloc"] for row in record.rows("localizer", first=0)] == [0.0, 1.5, 2.0]
     assert [row["corloc"] for row in record.rows("classifier")] == [10.0, 20.0]
 
 

@@ -372,6 +372,24 @@ def test_a_trial_without_stage_2_has_the_figure_of_its_classifier(
     assert figures(rows_of(TrialRunner(study, point))) == [(0, 33.0, 33.0, True)]
 
 
+@pytest.mark.parametrize("corlocs", [[40.0], [40.0, 11.0, 33.0]], ids=["no epochs", "best before the first"])
+def test_an_untrained_classifier_may_be_the_figure_of_a_trial_without_stage_2(
+    corlocs: list[float], desk: Any, crew: Crew, fake_runs: Any
+) -> None:
+    crew.of_classifiers = (
+        lambda record: fake_runs.rows(record.run, corlocs, stage="classifier", first=0),
+        lambda record: fake_runs.done(record.run),
+    )
+    crew.of_trials = (lambda record: fake_runs.done(record.run),)
+    runner = TrialRunner(desk.open(space=LAYERCAM), {"method": "LayerCAM", "run.seed": 0})
+    assert figures(rows_of(runner)) == [(0, 40.0, 40.0, True)]
+
+
+def test_schedulers_do_not_see_the_untrained_network(study: OpenStudy, crew: Crew, fake_runs: Any) -> None:
+    crew.of_trials = (lambda record: fake_runs.rows(record.run, [90.0], first=0), *crew.of_trials)
+    assert figures(rows_of(TrialRunner(study, POINT))) == WHOLE
+
+
 def test_a_classifier_without_validation_gives_nothing(desk: Any, crew: Crew, fake_runs: Any) -> None:
     crew.of_classifiers = crew.of_trials = (lambda record: fake_runs.done(record.run),)
     study = desk.open(space=LAYERCAM)
