@@ -130,7 +130,10 @@ class Localizer:
         if not finished:
             log.warning("%s is unfinished; its best localizer so far is used", folder.path)
         where = _device(device)
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not ours to seed
+        if where.type == "cuda":
+            torch.cuda.init()  # or a seed that the caller has given would not be applied before ours
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):  # the caller's random numbers are not ours to seed
             network = load_localizer(config, folder, len(classes)).to(where)
         validated = folder.read_json("validation.json") or {}
         return cls(

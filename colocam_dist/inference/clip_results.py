@@ -5,7 +5,7 @@
     <output>/
       clips/<name>.json     rows of one clip, with the settings and the input that they were made from; written last
       clips/.claims         locks of the processes at work (:mod:`colocam_dist.inference.claims`)
-      <name>.mp4            its overlay video
+      <name>.mp4            its overlay video; takes its name after those, so one without them is not of a prediction
       predictions.json      all clips together; there only while all of them are finished
       predictions.csv
 """
@@ -56,6 +56,29 @@ class ClipResults:
         """Where the overlay of a clip belongs."""
         return self._output / f"{clip.name}.mp4"
 
+    def check_videos(self, clips: Sequence[Clip]) -> None:
+        """Nothing may be replaced or removed that is no overlay of an earlier prediction.
+
+        Raises:
+            RunError: the place of an overlay is that of an input, or of a file that no prediction has made.
+        """
+        inputs = {clip.files[0].resolve() for clip in clips if clip.is_video}
+        for clip in clips:
+            video = self.video(clip)
+            # Asked twice, for between the two questions another rank may finish the clip, or begin it anew.
+            strange = all(video.exists() and not self._has_video(clip) for _ in range(2))
+            if strange and not self.videos:  # it stays
+                continue
+            if video.resolve() in inputs:
+                raise RunError("an overlay would replace an input", where=video, fix="give another folder as output")
+            if strange:
+                raise RunError(
+                    "the name of an overlay is taken",
+                    where=video,
+                    got=f"a file that {self._path(clip)} does not tell of",
+                    fix="give another folder as output, move the file away, or go without videos (--no-video)",
+                )
+
     def lacks(self, clip: Clip) -> str | None:
         """What a clip lacks to be finished; None if it is.
 
@@ -65,7 +88,7 @@ class ClipResults:
         return self._read(clip)[0]
 
     def write(self, clip: Clip, stamp: str, rows: Sequence[FramePrediction]) -> None:
-        """Finish a clip; its video, if one is wanted, must be there.
+        """Finish a clip; its video, if one is wanted, must be whole, and takes its name after this.
 
         Raises:
             RunError: it cannot be written.
@@ -84,7 +107,9 @@ class ClipResults:
             raise RunError("results cannot be written", where=path, got=error.strerror) from None
 
     def withdraw(self, clip: Clip) -> None:
-        """Remove what there is of a clip that is going to be made, and the tables of all; an old video stays."""
+        """Remove what there is of a clip that is going to be made, and the tables of all."""
+        if self._has_video(clip):  # before the file that says so
+            self.video(clip).unlink(missing_ok=True)
         for path in (self._path(clip), *(self._output / name for name in TABLES)):
             path.unlink(missing_ok=True)
 
@@ -109,14 +134,27 @@ class ClipResults:
     def _path(self, clip: Clip) -> Path:
         return self.folder / f"{clip.name}.json"
 
-    def _read(self, clip: Clip) -> tuple[str | None, list[dict[str, Any]]]:
-        """What a clip lacks, and its rows if it lacks nothing."""
+    def _record(self, clip: Clip) -> dict[str, Any] | None:
+        """What was written of a clip; None if nothing was, empty if it is damaged."""
         try:
             record = json.loads(self._path(clip).read_text())
-            known = {name: record[name] for name in ("settings", "input", "video", "frames")}
+            return {name: record[name] for name in ("settings", "input", "video", "frames")}
         except FileNotFoundError:
-            return "no results yet", []
+            return None
         except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _has_video(self, clip: Clip) -> bool:
+        """Whether a video in its place belongs to what was written of a clip."""
+        record = self._record(clip)
+        return record is not None and bool(record.get("video", True))
+
+    def _read(self, clip: Clip) -> tuple[str | None, list[dict[str, Any]]]:
+        """What a clip lacks, and its rows if it lacks nothing."""
+        known = self._record(clip)
+        if known is None:
+            return "no results yet", []
+        if not known:
             return "its file is damaged", []
         changed = sorted(differences(known["settings"], self._settings))
         if changed:

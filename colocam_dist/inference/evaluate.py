@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from colocam_dist.config import Config, load
-from colocam_dist.config.locations import location_name
+from colocam_dist.config.locations import location_name, scheme_of
 from colocam_dist.data.frame_stream import FrameStream
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.data.opening import caveats_of, open_split
 from colocam_dist.distributed import Workers
-from colocam_dist.errors import RunError
-from colocam_dist.evaluation.boxes import box_at
+from colocam_dist.errors import ConfigError, RunError
+from colocam_dist.evaluation.boxes import box_at, threshold_grid
 from colocam_dist.evaluation.corloc import best_threshold, corloc
 from colocam_dist.inference.load import cam_method, load_classifier, load_localizer
 from colocam_dist.inference.method import MapSource, Method
@@ -34,28 +36,26 @@ TIMED_FRAMES = 64
 def evaluate_run(config: Config, folder: RunFolder, workers: Workers) -> Path:
     """Score the classifier's ``evaluation.cams`` and the localizer on ``data.split`` of ``data.shards`` (collective).
 
-    The run's own split goes into the run's folder; any other data into ``evaluations/<shards>-<split>`` below it. The
-    validation threshold is always that of the run's own validation split. Networks are those of the run's own settings.
+    The run's own split goes into the run's folder; other data, and another ``evaluation.iou`` or ``data.crop``, into a
+    folder of ``evaluations/`` below it (:func:`_target`). The validation threshold is always that of the run's own
+    validation split. Networks are those of the run's own settings.
 
     Returns:
         The folder written to.
 
     Raises:
         DataError: shards that cannot be read, no boxes, or classes that the run does not know.
-        RunError: the run has no trained classifier, or nothing is asked for.
+        RunError: the run has no trained classifier, nothing is asked for, or the folder has figures of other shards.
+        ConfigError: a validation threshold is not among ``evaluation.thresholds``.
     """
     classes = run_classes(folder)
     index = open_split(config.data, config.data.split)
     own = load(folder.config_path)
-    same = (own.data.shards, own.data.split) == (config.data.shards, config.data.split)
-    target = (
-        folder.path
-        if same
-        else folder.path / "evaluations" / f"{location_name(config.data.shards)}-{config.data.split}"
-    )
+    target = _target(own, config, folder, workers)
     sources = _sources(own, config, folder, classes)
     thresholds = _validation_thresholds(sources, own, folder, workers, classes)
     smoothed = smoothed_thresholds(sources, own, config.evaluation, folder, workers, classes)
+    _check_thresholds([*thresholds.values(), *smoothed.values()], own, config)
     scorer = Scorer(index, config, workers, config.evaluation.thresholds, classes=classes)
     past = PastPaper(scorer, config, classes)
     methods = []
@@ -95,6 +95,57 @@ def run_classes(folder: RunFolder) -> tuple[str, ...]:
     if classes is None:
         raise RunError("the run has no classes.json", where=folder.path, fix="train it first")
     return tuple(classes)
+
+
+def _target(own: Config, config: Config, folder: RunFolder, workers: Workers) -> Path:
+    """The run's own folder for its own data and measure, else ``evaluations/<shards>-<split>[-iou<iou>][-crop<crop>]``.
+
+    Raises:
+        RunError: what is there has the same name, but is of shards in another place.
+    """
+    measure = []
+    if config.evaluation.iou != own.evaluation.iou:
+        measure.append(f"iou{config.evaluation.iou}")
+    if config.data.crop != own.data.crop:
+        measure.append(f"crop{config.data.crop}")
+    shards, split = config.data.shards, config.data.split
+    if not measure and (own.data.shards, own.data.split) == (shards, split):
+        return folder.path
+    target = folder.path / "evaluations" / "-".join([location_name(shards), split, *measure])
+    known = workers.from_main(RunFolder(target).read_json("metrics.json"))
+    if known is not None and not _same_place(known.get("shards", "unknown"), shards):
+        raise RunError(
+            "there are figures of other shards with the same name",
+            where=target,
+            got=known.get("shards"),
+            wanted=shards,
+            fix="move or remove that folder, or give a link of another name to the shards",
+        )
+    return target
+
+
+def _same_place(one: str, other: str) -> bool:
+    if scheme_of(one) or scheme_of(other):
+        return one == other
+    return Path(one).resolve() == Path(other).resolve()
+
+
+def _check_thresholds(chosen: Iterable[float], own: Config, config: Config) -> None:
+    """Figures need the validation thresholds in the grid: one more beside it would be one more for the oracle rules.
+
+    Raises:
+        ConfigError: the grid lacks one.
+    """
+    count = config.evaluation.thresholds
+    grid_T = threshold_grid(count)
+    lacking = sorted({tau for tau in chosen if np.abs(grid_T - tau).min() > 1e-9})
+    if lacking:
+        raise ConfigError(
+            "thresholds that validation chose are not among those to be scored",
+            where="evaluation.thresholds",
+            got=f"{count}, which lacks {', '.join(map(str, lacking))}",
+            wanted=f"{own.evaluation.thresholds}, the run's own, or a multiple of it",
+        )
 
 
 def _sources(own: Config, config: Config, folder: RunFolder, classes: tuple[str, ...]) -> list[MapSource]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -59,11 +59,24 @@ class MapStore:
             yield gray.astype(np.float32) / np.float32(255)
 
 
-def draw_overlay(path: Path, clip: Clip, rows: Sequence[FramePrediction], maps: Iterable[NDArray[np.float32]]) -> None:
+def draw_overlay(
+    path: Path,
+    clip: Clip,
+    rows: Sequence[FramePrediction],
+    maps: Iterable[NDArray[np.float32]],
+    before: Callable[[], None] | None = None,
+) -> None:
     """Write a clip's frames with heat, boxes, class and score as mp4; `path` appears when it is whole.
 
+    Args:
+        path: of the video.
+        clip: what was predicted on.
+        rows: its boxes.
+        maps: those of its frames.
+        before: is called when the video is whole, before it takes its name.
+
     Raises:
-        DataError: the clip cannot be read.
+        DataError: the clip cannot be read, or its frames cannot be encoded.
         RunError: the video cannot be written.
     """
     video = VideoFile(path, clip.rate())
@@ -73,7 +86,7 @@ def draw_overlay(path: Path, clip: Clip, rows: Sequence[FramePrediction], maps: 
         for picture_HWC, map_SS, group in zip(clip.frames(), maps, by_frame, strict=False):
             caption = f"{group[0].cls} {group[0].score:.2f}"
             video.write(draw_prediction(picture_HWC, map_SS, [row.box for row in group], caption))
-        video.close()
+        video.close(before)
     except BaseException:
         video.discard()
         raise

@@ -82,7 +82,8 @@ def predict(
 
     Raises:
         RunError: no such run, no trained localizer in it, no validation threshold, or `output` cannot be written or
-            lies within `source`, or another process that is no rank of this prediction is at work on it.
+            lies within `source`, or an overlay would replace an input or another file, or another process that is no
+            rank of this prediction is at work on it.
         DataError: nothing to read, or damaged clips; all others are finished before.
         PreemptedError: this process was sent TERM; finished clips stay.
     """
@@ -108,6 +109,7 @@ def predict(
     if rule.settings.smoothing == "maps":
         told["threshold_of"] = rule.origin
     results = ClipResults(output, settings, videos=overlays)
+    results.check_videos(clips)
     with _stopped_by_term(output), Claims(results.folder / ".claims") as claims:
         work = _Work(localizer, rule, clips, results, claims)
         work.do(place)
@@ -198,13 +200,17 @@ class _Work:
             began = time.perf_counter()
             rows = predict_clip(self._localizer, clip, self._rule, maps)
             self.seconds += time.perf_counter() - began
-            if maps is not None:
-                draw_overlay(results.video(clip), clip, rows, maps)
-        if clip.stamp() != stamp:
-            raise DataError("an input has changed while it was read", where=clip.files[0], fix="predict again")
-        results.write(clip, stamp, rows)
+            if maps is None:
+                self._write(clip, stamp, rows)
+            else:
+                draw_overlay(results.video(clip), clip, rows, maps, lambda: self._write(clip, stamp, rows))
         self.made += 1
         self.frames += len({row.frame for row in rows})
+
+    def _write(self, clip: Clip, stamp: str, rows: Sequence[FramePrediction]) -> None:
+        if clip.stamp() != stamp:
+            raise DataError("an input has changed while it was read", where=clip.files[0], fix="predict again")
+        self._results.write(clip, stamp, rows)
 
     def _report(self, place: Place) -> None:
         if not self._damaged:
@@ -212,7 +218,7 @@ class _Work:
         if len(self._clips) == 1:
             raise self._damaged[0]
         raise DataError(
-            f"{len(self._damaged)} of {len(self._clips)} clips cannot be read; the others were made",
+            f"{len(self._damaged)} of {len(self._clips)} clips failed; the others were made",
             where=f"rank {place.rank}",
             got="; ".join(f"{error.what}: {error.where}" for error in self._damaged),
             fix="mend or remove them, then give the same command again: finished clips are kept",

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from colocam_dist.data.containers import truncation
 from colocam_dist.errors import DataError
 from colocam_dist.files import VIDEO_SUFFIXES
 
@@ -64,7 +65,7 @@ class Clip:
         """uint8 RGB ``[H, W, 3]`` frames in order, decoded in sequence; all of the first one's size.
 
         Raises:
-            DataError: nothing can be decoded, a picture is damaged, or pictures differ in size.
+            DataError: a video is cut off, nothing can be decoded, a picture is damaged, or pictures differ in size.
         """
         pictures = self._decode_video() if self.is_video else self._decode_pictures()
         size: tuple[int, ...] | None = None
@@ -83,7 +84,14 @@ class Clip:
             raise DataError("no frame can be decoded", where=self.files[0], fix="check that the file plays elsewhere")
 
     def _decode_video(self) -> Iterator[NDArray[np.uint8]]:
-        capture = cv2.VideoCapture(str(self.files[0]))
+        (path,) = self.files
+        try:
+            missing = truncation(path)  # of which a decoder says nothing: it gives the frames that are left
+        except OSError as error:
+            raise DataError("video cannot be read", where=path, got=error.strerror) from None
+        if missing:
+            raise DataError("video is damaged", where=path, got=missing, fix="get the whole file, or remove this one")
+        capture = cv2.VideoCapture(str(path))
         try:
             while True:
                 good, picture = capture.read()

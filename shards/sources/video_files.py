@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.sources.containers import codec_name, truncation
+from colocam_dist.data.containers import codec_name, truncation
 
 __all__ = ["VideoFacts", "decode", "decode_timed", "look_at"]
 

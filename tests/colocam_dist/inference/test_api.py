@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,28 @@ def test_loading_leaves_the_random_numbers_alone(small_run: Path) -> None:
     torch.manual_seed(5)
     Localizer.load(str(small_run), device=torch.device("cpu"))
     assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.parametrize(("initialized", "kept"), [(True, [0, 1]), (False, [])])
+def test_loading_keeps_the_random_numbers_of_devices_that_are_in_use(
+    initialized: bool, kept: list[int], small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or nullcontext())
+    Localizer.load(small_run, device="cpu")
+    assert asked == [kept]
+
+
+@pytest.mark.gpu
+def test_loading_leaves_the_random_numbers_of_a_gpu_alone(small_run: Path) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3, device="cuda")
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(5)
+        Localizer.load(small_run, device=device)
+        assert torch.equal(torch.rand(3, device="cuda"), wanted)
 
 
 FRAME = np.zeros((4, 5, 3), np.uint8)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +113,72 @@ def test_networks_are_those_of_the_run_and_other_splits_have_a_folder(made_run: 
     assert not made_run.file("metrics.json").exists()
     (found,) = made_run.file("evaluations").iterdir()
     assert list(json.loads((found / "metrics.json").read_text())["methods"]) == ["cam", "localizer"]
+
+
+def test_thresholds_off_the_grid_are_refused_before_anything_is_scored(
+    made_run: RunFolder, scored: list[tuple[str, int]]
+) -> None:
+    alone, smoothed = "evaluation.cams=[]", "evaluation.smoothing=maps"
+    fact = {"threshold": 0.35, "corloc": 1.0, "thresholds": 20, "method": "localizer"}
+    made_run.write_json("validation.json", {"localizer": fact})
+    with pytest.raises(ConfigError, match=r"30, which lacks 0\.35\n  wanted: 20, the run's own, or a multiple"):
+        evaluated(made_run, alone, "evaluation.thresholds=30")
+    assert scored == []
+    metrics = evaluated(made_run, alone, "evaluation.thresholds=40")
+    assert metrics["thresholds"]["validation"] == 0.35
+
+    maps = {**fact, "threshold": 0.85, "sigma": 2.0, "cut": 0.6}
+    made_run.write_json("validation.json", {"localizer": {**fact, "threshold": 0.5}, "localizer+maps": maps})
+    scored.clear()
+    with pytest.raises(ConfigError, match=r"30, which lacks 0\.85\n"):
+        evaluated(made_run, alone, "evaluation.thresholds=30", smoothed)
+    assert scored == []
+    metrics = evaluated(made_run, alone, "evaluation.thresholds=30")
+    assert metrics["thresholds"]["validation"] == 0.5, "those of smoothed maps do not matter"
+    metrics = evaluated(made_run, alone, "evaluation.thresholds=60", smoothed)
+    assert metrics["methods"]["localizer+maps"]["thresholds"]["validation"] == 0.85
+
+
+def test_another_measure_leaves_the_figures_of_the_run_alone(made_run: RunFolder) -> None:
+    alone = "evaluation.cams=[]"
+    evaluated(made_run, alone)
+    own = made_run.file("metrics.json").read_bytes()
+    assert evaluated(made_run, alone, "evaluation.iou=0.3")["iou"] == 0.3
+    assert evaluated(made_run, alone, "data.crop=32", "evaluation.iou=0.3")["size"] == 32
+    evaluated(made_run, alone, "data.split=val", "data.crop=36")
+    assert made_run.file("metrics.json").read_bytes() == own
+    shards = Path(load(made_run.config_path).data.shards).name
+    found = sorted(path.name for path in made_run.file("evaluations").iterdir())
+    assert found == [f"{shards}-test-iou0.3", f"{shards}-test-iou0.3-crop32", f"{shards}-val-crop36"]
+    evaluated(made_run, alone, "data.resize=50")
+    assert len(list(made_run.file("evaluations").iterdir())) == 3, "scoring does not resize to that"
+
+
+def test_data_of_one_name_do_not_replace_the_figures_of_each_other(
+    made_run: RunFolder,
+    tiny_shards: Path,
+    tmp_path: Path,
+    scored: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = (tmp_path / version / "clips" for version in ("v1", "v2"))
+    for place in (first, second):
+        shutil.copytree(tiny_shards, place)
+    evaluated(made_run, "evaluation.cams=[]", f"data.shards={first}")
+    path = made_run.file("evaluations") / "clips-test" / "metrics.json"
+    before = path.read_bytes()
+    scored.clear()
+    with pytest.raises(RunError, match="figures of other shards with the same name") as caught:
+        evaluated(made_run, "evaluation.cams=[]", f"data.shards={second}")
+    assert f"got: {first}\n  wanted: {second}" in str(caught.value)
+    assert scored == []
+    assert path.read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    evaluated(made_run, "evaluation.cams=[]", "data.shards=v1/clips")
+    assert json.loads(path.read_text())["shards"] == "v1/clips", "the same place"
+    (tmp_path / "clips-2").symlink_to(second)
+    evaluated(made_run, "evaluation.cams=[]", f"data.shards={tmp_path / 'clips-2'}")
+    assert len(list(made_run.file("evaluations").iterdir())) == 2
 
 
 @pytest.mark.parametrize(("given", "told"), [("[cam, cam]", "named twice"), ("[scorecam]", "'gradcam++'")])

@@ -196,7 +196,7 @@ def test_damaged_clips_do_not_keep_the_others_from_being_made(small_run: Path, c
     source, output = tmp_path / "in", tmp_path / "out"
     shutil.copytree(clips / "kind", source)
     (source / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(DataError, match="1 of 7 clips cannot be read") as caught:
+    with pytest.raises(DataError, match="1 of 7 clips failed") as caught:
         predict(small_run, source, output, device="cpu", overlays=False)
     assert "a.mp4" in str(caught.value)
     assert len(records(output)) == 6
@@ -231,6 +231,24 @@ def test_an_output_within_the_input_is_refused(small_run: Path, clips: Path) -> 
     with pytest.raises(RunError, match="the output would become input"):
         predict(small_run, clips, clips / "kind" / "out", device="cpu")
     assert not (clips / "kind" / "out").exists()
+
+
+def test_an_overlay_never_replaces_an_input(small_run: Path, tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    folder = tmp_path / "videos"
+    source = write_video(folder / "fish.mp4", 3, 1)
+    before = source.read_bytes()
+    with pytest.raises(RunError, match=r"an overlay would replace an input\n.*fish\.mp4"):
+        predict(small_run, source, folder, device="cpu")
+    assert predict(small_run, source, folder, device="cpu", overlays=False).complete, "tables do no harm"
+    assert source.read_bytes() == before
+
+    made = tmp_path / "out" / "fish.mp4"
+    assert predict(small_run, source, made.parent, device="cpu").clips == 1
+    overlay = made.read_bytes()
+    for videos in (True, False):
+        with pytest.raises(RunError, match="an overlay would replace an input"):
+            predict(small_run, made, made.parent, device="cpu", overlays=videos)
+    assert made.read_bytes() == overlay
 
 
 def test_term_leaves_finished_clips_and_no_half_ones(

@@ -64,6 +64,27 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "empty.mp4" in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_a_video_that_is_cut_off_gives_no_frame(suffix: str, tmp_path: Path) -> None:
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"clip{suffix}"
+    video(whole, 12)
+    (clip,) = find_clips(whole)
+    assert len(list(clip.frames())) == 12
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 9 // 10])
+    assert cv2.VideoCapture(str(path)).read()[0], "a decoder does not mind"
+    with pytest.raises(DataError, match="it is cut off") as caught:
+        next(find_clips(path)[0].frames())
+    assert path.name in str(caught.value)
+
+
+def test_a_video_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    video(tmp_path / "clip.mp4", 3)
+    (clip,) = find_clips(tmp_path / "clip.mp4")
+    (tmp_path / "clip.mp4").unlink()
+    with pytest.raises(DataError, match=r"video cannot be read\n.*clip.mp4\n.*No such file"):
+        next(clip.frames())
+
+
 def test_damaged_and_differing_pictures_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "c" / "1.png", 1)
     picture(tmp_path / "c" / "2.png", 1, size=(41, 30))

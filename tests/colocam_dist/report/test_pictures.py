@@ -122,6 +122,49 @@ def test_videos_that_cannot_be_written_say_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [((7, 9001), (2, 4096)), ((8192, 64), (4096, 32)), ((4097, 4097), (4096, 4096)), ((3, 4095), (2, 4094))],
+)
+def test_large_frames_are_scaled_to_what_the_codec_takes(
+    given: tuple[int, int], written: tuple[int, int], tmp_path: Path
+) -> None:
+    frame = np.full((*given, 3), 40, np.uint8)
+    frame[:, given[1] // 2 :] = 200
+    video = VideoFile(tmp_path / "x.mp4", 10.0)
+    video.write(frame)
+    video.close()
+    good, back = cv2.VideoCapture(str(tmp_path / "x.mp4")).read()
+    assert good
+    assert back.shape == (*written, 3)
+    quarter = written[1] // 4
+    assert [abs(int(part.mean()) - shade) < 12 for part, shade in ((back[:, :quarter], 40), (back[:, -quarter:], 200))]
+
+
+@pytest.mark.parametrize("size", [(1, 8), (8, 1), (3, 9001)])
+def test_frames_that_the_codec_does_not_take_are_data_to_blame(size: tuple[int, int], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="frames cannot be encoded as a video"):
+        VideoFile(tmp_path / "x.mp4", 10.0).write(np.zeros((*size, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [0.1, 23.976, 65.537, 90.001, 119.88, 239.999])
+def test_every_rate_can_be_written(rate: float, tmp_path: Path) -> None:
+    video = VideoFile(tmp_path / "x.mp4", rate)
+    video.write(np.zeros((8, 8, 3), np.uint8))
+    video.close()
+    assert cv2.VideoCapture(str(tmp_path / "x.mp4")).get(cv2.CAP_PROP_FPS) == pytest.approx(rate, rel=1e-4)
+
+
+def test_a_video_takes_its_name_after_what_comes_before(tmp_path: Path) -> None:
+    path = tmp_path / "x.mp4"
+    seen: list[bool] = []
+    video = VideoFile(path, 10.0)
+    video.write(np.zeros((8, 8, 3), np.uint8))
+    video.close(lambda: seen.append(path.exists()))
+    assert (seen, path.exists()) == ([False], True)
+
+
 def test_a_video_that_cannot_take_its_name_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "taken.mp4"
     path.mkdir()

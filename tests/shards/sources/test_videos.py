@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import scenedetect
 
+from colocam_dist.data.containers import truncation
 from colocam_dist.data.index import ShotIndex
 from colocam_dist.errors import ConfigError, DataError
 from shards.dataset import BuildOptions, build_dataset
-from shards.sources.containers import truncation
 from shards.sources.video_unit import Cuts, VideoOptions
 from shards.sources.videos import read_videos
 from tests.shards.sources.drawn_videos import (

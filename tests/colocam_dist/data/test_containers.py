@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.sources.containers import codec_name, truncation
+from colocam_dist.data.containers import codec_name, truncation
 
 
 def video(folder: Path, suffix: str) -> Path:
@@ -72,7 +72,7 @@ def test_trailing_bytes_are_no_damage(tmp_path: Path, suffix: str, tail: bytes) 
 
 
 def test_a_long_row_of_boxes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.sources.containers._MOST_BOXES", 5)
+    monkeypatch.setattr("colocam_dist.data.containers._MOST_BOXES", 5)
     (tmp_path / "a").write_bytes(b"\0\0\0\x08free" * 5 + b"\0\0\0\x08moov")
     assert truncation(tmp_path / "a") == "it is cut off: it has no index (moov)"
     (tmp_path / "a").write_bytes(b"\0\0\0\x08free" * 4 + b"\0\0\0\x08moov" + b"\0\0\0\x08free" * 9)
