@@ -31,6 +31,7 @@ from cost_steps import CLOCKS, TRAINING_ONLY, WAYS, Case, Inference, Step, in_tu
 from crf_methods import percentile
 
 from colocam_dist.distributed import Workers, connect
+from colocam_dist.errors import ColocamError
 from colocam_dist.files import write_atomically
 from colocam_dist.flops import count_bytes, count_flops, peak_of
 
@@ -129,7 +130,7 @@ def steps(
             step()  # allocates momentum, compiles
             step()
             memory[method, way] = peak_bytes(step, case.device) - step.before
-        except RuntimeError as error:
+        except (RuntimeError, ColocamError) as error:
             rows.append(failure(case, method, way, error))
             continue
         built[method, way] = step
@@ -165,7 +166,7 @@ def inference(
             work = Inference(case, method, way, batch)
             work()
             work()
-        except RuntimeError as error:
+        except (RuntimeError, ColocamError) as error:
             rows.append(failure(case, method, way, error))
             continue
         built[method, way, batch] = work
@@ -181,7 +182,7 @@ def inference(
     return rows
 
 
-def failure(case: Case, method: str, way: str, error: RuntimeError) -> dict[str, Any]:
+def failure(case: Case, method: str, way: str, error: Exception) -> dict[str, Any]:
     """A row that says why there are no figures; the other ways are measured all the same."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
     return {"encoder": case.encoder, "size": case.size, "method": method, "way": way, "error": reason}

@@ -237,6 +237,9 @@ class Inference:
         run: nn.Module = model
         if config.engine.compile != "none":
             mode = None if config.engine.compile == "default" else config.engine.compile
+            # All ways and batches share the code of `forward`; above the limit, 8 by default, it would run uncompiled.
+            torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
             model.compile(dynamic=False, mode=mode)
         self._maps = localizer_maps(run) if method == "localizer" else cam_maps(run, build_cam_method("layercam"))
         self._images_BCHW = frames_of(case, batch).to(case.device)

@@ -1,17 +1,17 @@
-"""The checks that need a GPU, in one command: ``python benchmarks/gpu_check.py [--kernels-only] [--output FILE]``.
+"""The checks that need a GPU, in one command: ``python benchmarks/gpu_check.py [--parts PART ...] [--output FILE]``.
 
-``--dry-run`` does part 5 in small on a CPU, to see that the command works.
+``--dry-run`` does ``costs`` in small on a CPU, to see that the command works.
 
-1. Every Triton kernel on the device against the definition in float64, on natural-looking, random, all-black and
-   letterboxed frames; the same bits in every run; ``torch.compile``, autocast, side streams.
-2. Times from CUDA graphs and events, beside a measured copy ceiling and the times to reach.
-3. Seeds: equal to the CPU's, number for number.
-4. One short run of the whole pipeline on generated clips in fp32, in bf16 and compiled (or on ``--shards``).
-5. What training and inference cost at full size (benchmarks/cost.py): ResNet-50, 224 pixels, 32 frames, in every way
+1. ``kernels``: every Triton kernel on the device against the definition in float64, on natural-looking, random,
+   all-black and letterboxed frames; the same bits in every run; ``torch.compile``, autocast, side streams.
+2. ``times`` from CUDA graphs and events, beside a measured copy ceiling and the times to reach.
+3. ``seeds``: equal to the CPU's, number for number.
+4. ``costs`` of training and inference at full size (benchmarks/cost.py): ResNet-50, 224 pixels, 32 frames, in every way
    that settings offer, held against the goals, and where the rest of the time goes.
+5. ``runs``: one short run of the whole pipeline on generated clips in fp32, in bf16 and compiled (or on ``--shards``).
 
-Prints what it measures, the table of times last, and writes everything as JSON. Ends with status 1 if a check failed
-and 2 if there is no GPU. A time that is missed is marked, not failed. It has not been run yet.
+Prints what it measures, and writes everything as JSON, after each part what there is so far. Ends with status 1 if a
+check failed and 2 if there is no GPU. A time that is missed is marked, not failed. It has not been run yet.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,11 @@ import torch
 from cost_steps import CLOCKS, WAYS, Case, settings
 
 from colocam_dist.distributed import connect
+from colocam_dist.files import write_atomically
 from colocam_dist.seeds import SeedSettings, pixel_noise, sample_seeds
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("kernels", "times", "seeds", "costs", "runs")
 GOALS = {"step_ms": 60.0, "fps": 3000.0}  # of the localizer on an H200
 RUNS = {
     "fp32": (),
@@ -46,7 +50,7 @@ def main() -> int:
     """Run every check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, help="shards to train on; default: generated clips")
-    parser.add_argument("--kernels-only", action="store_true", help="leave out seeds, runs and costs")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all, in this order")
     parser.add_argument("--dry-run", action="store_true", help="costs only, in small, on a CPU")
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"), help="default: %(default)s")
     given = parser.parse_args()
@@ -59,19 +63,35 @@ def main() -> int:
     else:
         result = {"machine": machine()}
         print(json.dumps(result["machine"]))
-        checks = kernels(result)
-        if not given.kernels_only:
-            checks += [seeds(), *runs(given.shards)]
-            case = Case("resnet50", 224, 32, 4, torch.device("cuda"))
-            checks.append(costs(result, case, list(WAYS), repeats=30))
-        times(result)
-    result["checks"] = dict(checks)
-    partial = given.output.with_name(f"{given.output.name}.part")
-    partial.write_text(json.dumps(result, indent=1))
-    partial.replace(given.output)
+        checks = []
+        parts: dict[str, Callable[[], list[tuple[str, bool]]]] = {
+            "kernels": lambda: kernels(result),
+            "times": lambda: times(result),
+            "seeds": lambda: [seeds()],
+            "costs": lambda: [costs(result, Case("resnet50", 224, 32, 4, torch.device("cuda")), list(WAYS), 30)],
+            "runs": lambda: runs(given.shards),
+        }
+        for name in given.parts:
+            checks += attempt(name, parts[name])
+            save(result, checks, given.output)  # a machine that is lent may be taken back
+    save(result, checks, given.output)
     failed = [name for name, good in checks if not good]
     print(f"failed: {', '.join(failed)}" if failed else "all checks passed")
     return int(bool(failed))
+
+
+def attempt(part: str, work: Callable[[], list[tuple[str, bool]]]) -> list[tuple[str, bool]]:
+    """What a part finds; if it ends with an error, that is printed, and the other parts go on."""
+    try:
+        return work()
+    except Exception:
+        traceback.print_exc()
+        return [(part, False)]
+
+
+def save(result: dict[str, Any], checks: list[tuple[str, bool]], output: Path) -> None:
+    """Write what there is so far."""
+    write_atomically(output, json.dumps({**result, "checks": dict(checks)}, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:
@@ -104,8 +124,8 @@ def kernels(result: dict[str, Any]) -> list[tuple[str, bool]]:
     ]
 
 
-def times(result: dict[str, Any]) -> None:
-    """The table of times."""
+def times(result: dict[str, Any]) -> list[tuple[str, bool]]:
+    """The table of times, which are marked if they are missed, not failed."""
     ceiling = result["copy_bytes_per_s"] = gpu_kernels.copy_ceiling()
     print(f"copy ceiling {ceiling / 1e12:.2f} TB/s; floor = 14 bytes per pixel at that rate")
     result["times"] = gpu_kernels.times(ceiling)
@@ -119,6 +139,7 @@ def times(result: dict[str, Any]) -> None:
             f"| {row['operator']} | {row['form']} | {row['frames']} | {row['n']} | {spread} | {row['eager_us']:.0f} "
             f"| {row['floor_us']:.1f} | {verdict} | {row['peak_mb']:.0f} |"
         )
+    return []
 
 
 def seeds() -> tuple[str, bool]:
@@ -173,6 +194,8 @@ def costs(result: dict[str, Any], case: Case, ways: list[str], repeats: int) -> 
         kind: [row for row in cost.measured(found[kind]) if row["method"] == "localizer"]
         for kind in ("steps", "inference")
     }
+    if not (ours["steps"] and ours["inference"]):
+        return "costs", False
     step = min(ours["steps"], key=lambda row: row["ms_p50"])
     fastest = max(ours["inference"], key=lambda row: row["fps"])
     reached = step["ms_p50"] <= GOALS["step_ms"], fastest["fps"] >= GOALS["fps"]

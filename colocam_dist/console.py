@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from colocam_dist.errors import (
     ColocamError,
@@ -41,20 +43,40 @@ def run_console(main: Callable[[], int]) -> None:
     level = logging.INFO if first else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        sys.exit(main())
+        _leave(main())
     except PreemptedError as error:
         if first:
             print(error, file=sys.stderr)
-        sys.exit(PREEMPTED)
+        _leave(PREEMPTED)
     except (RankLostError, MemoryLimitError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(RANK_LOST if isinstance(error, RankLostError) else OUT_OF_MEMORY)
+        _leave(RANK_LOST if isinstance(error, RankLostError) else OUT_OF_MEMORY)
     except (ConfigError, ReportedElsewhereError) as error:
         if first:  # all ranks meet these; one message is enough
             print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     except ColocamError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
+    except Exception:
+        if not _has_peers():
+            raise
+        traceback.print_exc()
+        _leave(1)
+
+
+def _has_peers() -> bool:
+    """Whether this process is in a process group still, having left a run that others are at work on."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _leave(code: int) -> NoReturn:
+    """End with a code; at once, if an orderly end would wait for peers (NCCL), who wait for this process."""
+    if _has_peers():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

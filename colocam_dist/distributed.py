@@ -150,9 +150,15 @@ class Workers:
                 fix="give the same command with run.on_exists=resume",
             )
 
-    def close(self) -> None:
-        """Leave the process group; safe to call twice."""
-        if dist.is_initialized():
+    def close(self, *, together: bool = True) -> None:
+        """Leave the process group; safe to call twice.
+
+        Args:
+            together: whether all ranks do so now. NCCL would wait for those that are still at work, so this process
+                then stays in the group, and has to end without Python's tidying up
+                (:func:`colocam_dist.console.run_console`).
+        """
+        if dist.is_initialized() and (together or self.device.type == "cpu"):
             dist.destroy_process_group()
 
 

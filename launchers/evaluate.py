@@ -26,10 +26,12 @@ def main() -> int:
     from colocam_dist.inference.evaluate import evaluate_run
 
     workers = connect(config.engine)
+    together = False
     try:
         target = evaluate_run(config, folder, workers)
+        together = True
     finally:
-        workers.close()
+        workers.close(together=together)
     if workers.is_main:
         print(f"done: {target / 'report.html'}")
     return 0

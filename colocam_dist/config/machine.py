@@ -42,6 +42,21 @@ class Engine(Section):
     keep_memory: bool = True  # CPUs: freed memory is kept for the next step, on huge pages where the system has them
 
     @model_validator(mode="after")
+    def _fp16_fits(self) -> Engine:
+        if self.precision == "fp16" and self.zero_stage > 0:
+            raise ValueError(
+                "engine.precision=fp16 needs engine.zero_stage=0: with the other stages DeepSpeed leaves out steps "
+                "whose scaled gradients overflow, but does not lower the scale, so that no step is taken any more; "
+                "bf16 has no scale"
+            )
+        if self.precision == "fp16" and self.fused_optimizer:
+            raise ValueError(
+                "engine.precision=fp16 needs engine.fused_optimizer=false: the fused step makes its momentum even in a "
+                "step that is left out because of an overflow, from memory that holds anything"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _compile_fits(self) -> Engine:
         if self.compile != "none" and self.zero_stage == 3:
             raise ValueError("engine.compile needs engine.zero_stage 0 to 2: stage 3 moves weights while layers run")

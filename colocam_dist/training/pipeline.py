@@ -19,10 +19,12 @@ from colocam_dist.errors import ColocamError, PreemptedError, RankLostError, Rep
 from colocam_dist.files import write_atomically
 from colocam_dist.inference.evaluate import evaluate_run
 from colocam_dist.inference.load import build_classifier, build_localizer, load_classifier
+from colocam_dist.losses.rehearsal import rehearse
 from colocam_dist.runs.folder import RunFolder
 from colocam_dist.training.cam_stage import ensure_archive
 from colocam_dist.training.classifier import ClassifierStage
 from colocam_dist.training.faults import Faults, parse_faults
+from colocam_dist.training.inputs import loss_settings
 from colocam_dist.training.localizer import LocalizerStage
 from colocam_dist.training.memory import is_memory_limit, memory_limit
 from colocam_dist.training.metrics import MetricsLog
@@ -65,6 +67,7 @@ def run(
     """
     faults = parse_faults(config.fault)
     workers = connect(config.engine)
+    together = False
     try:
         folder = workers.on_main(lambda: RunFolder.create(config))
         workers.progress.on_enter = Faults(faults, workers.rank, folder.path).strike
@@ -83,9 +86,13 @@ def run(
             facts = {"seconds": round(time.time() - started, 1), "world": workers.world, "stages": config.run.stages}
             folder.write_json(marker, facts)
         workers.barrier()
+        together = True
         return folder
+    except PreemptedError:  # on all ranks
+        together = True
+        raise
     finally:
-        workers.close()
+        workers.close(together=together)
 
 
 def _explain(error: Exception, folder: RunFolder, workers: Workers, watchdog: Watchdog) -> None:
@@ -137,6 +144,8 @@ class _Pipeline:
         self.workers = workers
         self.folder = folder
         workers.on_main(lambda: check_run(config, workers.world))
+        if "localizer" in config.run.stages and workers.device.type == "cuda":  # on a CPU nothing is compiled
+            rehearse(loss_settings(config), workers.device)
         self.splits = Splits.open(config.data)
         if workers.is_main:
             folder.write_json("classes.json", self.splits.train.classes)

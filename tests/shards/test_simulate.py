@@ -131,6 +131,11 @@ from pathlib import Path
 import numpy as np
 from shards.simulate import Cluster, Dataset, forecast
 
+yardstick = []
+for seed in range(3):
+    began = time.process_time()
+    np.random.default_rng(seed).permutation(10_000_000)
+    yardstick.append(time.process_time() - began)
 began = time.process_time()
 shots = np.arange(100, dtype=np.int32)
 data = Dataset(shots % 50 + 1, shots // 50, np.full(100, 1e4), np.full(2, 10**7), times=100_000)
@@ -139,7 +144,7 @@ found = forecast(data, Cluster(1024), global_batch=4096, n_frames=4, **blocks)
 assert found.node_shards.sum() >= data.n_shards == 200_000
 # Not ru_maxrss: that begins with what the process that started this one had.
 peak = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
-print(time.process_time() - began, int(peak.split()[1]) / 1024)
+print((time.process_time() - began) / min(yardstick), int(peak.split()[1]) / 1024)
 """
 
 
@@ -151,8 +156,8 @@ def test_an_epoch_of_ten_million_shots_is_forecast_in_half_a_gigabyte(kind: str)
     done = subprocess.run(
         [sys.executable, "-c", TEN_MILLION, kind], capture_output=True, text=True, env=environment, check=True
     )
-    seconds, mebibytes = map(float, done.stdout.split())
-    assert seconds < 6.0  # of CPU
+    permutations, mebibytes = map(float, done.stdout.split())
+    assert permutations < 20  # of as many numbers: those of the order (tests/colocam_dist/data/test_order.py) and more
     assert mebibytes < 500
 
 

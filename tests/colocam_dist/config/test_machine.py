@@ -15,9 +15,11 @@ from colocam_dist.errors import ConfigError
         (("compile=reduce-overhead", "accumulation=2"), "needs engine.accumulation=1"),
         (("compile=max-autotune", "on_out_of_memory=halve"), "engine.on_out_of_memory=stop"),
         (("compile=fast",), "engine.compile"),
+        (("precision=fp16", "zero_stage=1"), "engine.precision=fp16 needs engine.zero_stage=0"),
+        (("precision=fp16", "fused_optimizer=true"), "needs engine.fused_optimizer=false"),
     ],
 )
-def test_what_cannot_be_compiled_is_said_before_the_run(settings: tuple[str, ...], told: str) -> None:
+def test_what_cannot_work_together_is_said_before_the_run(settings: tuple[str, ...], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load(None, ["data.shards=x", *(f"engine.{setting}" for setting in settings)])
 

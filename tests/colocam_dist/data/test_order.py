@@ -168,6 +168,11 @@ def peak():
 n = 10_000_000
 shots = np.arange(n, dtype=np.int32)
 shard_of = shots // 1000
+yardstick = []
+for seed in range(3):
+    began = time.process_time()
+    np.random.default_rng(seed).permutation(n)
+    yardstick.append(time.process_time() - began)
 before, times = peak(), []
 for seed in range(3):
     began = time.process_time()
@@ -175,18 +180,18 @@ for seed in range(3):
     first = order.epoch(0).shots[:1000]
     times.append(time.process_time() - began)
     assert first.tolist() != sorted(first.tolist())
-print(min(times), peak() - before)
+print(min(times) / min(yardstick), peak() - before)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory from /proc")
 @pytest.mark.parametrize("kind", ["mixed", "blocks"])
-def test_ten_million_shots_are_planned_in_two_seconds_and_half_a_gigabyte(kind: str) -> None:
+def test_ten_million_shots_are_planned_in_the_time_of_a_few_permutations_and_half_a_gigabyte(kind: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", TEN_MILLION, kind], capture_output=True, text=True, env=environment, check=True
     )
-    seconds, mebibytes = map(float, done.stdout.split())
-    assert seconds < 2.0  # of CPU
+    permutations, mebibytes = map(float, done.stdout.split())
+    assert permutations < 8  # of as many numbers; seconds of CPU, of which machines differ twofold
     assert mebibytes < 500
