@@ -97,11 +97,24 @@ def part(step: int, mine: slice) -> WindowBatch:
     )
 
 
+def without_kinks(model: nn.Module) -> None:
+    """A smooth function in place of every ReLU: rounding moves an input of one that is near 0 to the other side.
+
+    On a CPU without AVX-512 one did, and a bias of norm 0.01 then differed by 3e-6 between one and two ranks.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.SiLU())
+
+
 def train(stage: str, config: Config, workers: Workers) -> dict[str, Any]:
     torch.manual_seed(5)
     model: Any = Classifier(Tiny(), 3)
     if stage == "localizer":
         model = Localizer(model)
+    without_kinks(model)
+    assert any(isinstance(module, nn.SiLU) for module in model.modules())
     if config.engine.sync_batchnorm:
         synchronize_batch_norm(model)
     together = ranks_per_window(config, stage)
