@@ -139,9 +139,8 @@ class StudyJob:
             meeting.over.touch()
 
     def _drive(self, meeting: _Meeting, stop: StopRequests) -> int:
-        words = list(self.arguments)
-        if (Path(self.folder) / "study.yaml").is_file() and "--resume" not in words:
-            words.append("--resume")
+        begun = (Path(self.folder) / "study.yaml").is_file()
+        words = driver_words(self.arguments, begun=begun, requeued=os.environ.get("SLURM_RESTART_COUNT", "0") != "0")
         environment = os.environ | SETTINGS | meeting.environment | {_INSIDE: "1", "RAY_ADDRESS": meeting.address}
         driver = subprocess.Popen([sys.executable, "-m", "tune.study", *words], env=environment)
         asked = False
@@ -150,7 +149,14 @@ class StudyJob:
                 asked = True
                 driver.send_signal(signal.SIGTERM)
             time.sleep(_LOOK_EVERY)
-        return driver.returncode
+        return driver.returncode if driver.returncode >= 0 else 128 - driver.returncode  # as shells count signals
+
+
+def driver_words(arguments: Sequence[str], *, begun: bool, requeued: bool) -> list[str]:
+    """The command line of the driver in a job: that of the submission, but what is there already is resumed."""
+    # Failures are forgotten once: a trial that always fails would be done again after every requeue.
+    words = [word for word in arguments if not (requeued and word == "--retry-failed")]
+    return [*words, "--resume"] if begun and "--resume" not in words else words
 
 
 class _Meeting:

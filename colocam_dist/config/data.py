@@ -16,9 +16,9 @@ Side = Annotated[int, Field(ge=32, le=2048)]
 
 
 def _location(value: object) -> object:
-    """A URL as it is, a path in its plain form, so that equal places are equal texts."""
+    """A URL as it is, a path in its plain form and without ``~``, so that equal places are equal texts."""
     if isinstance(value, str | Path) and str(value) and scheme_of(str(value)) is None:
-        return str(Path(value))
+        return str(Path(value).expanduser())
     return value
 
 

@@ -19,16 +19,19 @@ __all__ = ["dump", "load", "load_model", "setting_names"]
 _Settings = TypeVar("_Settings", bound=BaseModel)
 
 
-def _without_base_60(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
-    return re.compile(rf"(?![^:]*:)(?:{pattern.pattern})", re.VERBOSE) if tag.endswith((":int", ":float")) else pattern
+def _decimal(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """The pattern of numbers without those in base 60, and without those in base 8, which begin with a 0."""
+    if not tag.endswith((":int", ":float")):
+        return pattern
+    return re.compile(rf"(?![^:]*:)(?![-+]?0[0-9_]+$)(?:{pattern.pattern})", re.VERBOSE)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without numbers in base 60, so that 1:30:00 stays a time."""
+    """YAML whose 1:30:00 stays a time, and whose 060 stays what was written: neither is a number."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, _without_base_60(tag, pattern)) for tag, pattern in resolvers]
+    first: [(tag, _decimal(tag, pattern)) for tag, pattern in resolvers]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -116,7 +119,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "configuration file is not a mapping", where=path, got=type(content).__name__, wanted="sections of settings"
         )
-    return content
+    unshared: dict[str, Any] = _apart(content)
+    return unshared
+
+
+def _apart(value: Any) -> Any:
+    """The same with mappings and lists of its own wherever YAML's aliases have one in several places."""
+    if isinstance(value, dict):
+        return {key: _apart(one) for key, one in value.items()}
+    return [_apart(one) for one in value] if isinstance(value, list) else value
 
 
 def _assign(tree: dict[str, Any], keys: Sequence[str], value: object) -> str | None:

@@ -48,15 +48,7 @@ class RunFolder:
         Raises:
             RunError: the folder exists, or cannot be written, or belongs to a run with other settings.
         """
-        folder = cls(config.run.folder / config.run.name)
-        if folder.config_path.exists() and not folder._was_refused():
-            if config.run.on_exists == "error":
-                raise RunError(
-                    "a run of this name exists",
-                    where=folder.path,
-                    fix="choose another run.name, continue it with run.on_exists=resume, or remove the folder",
-                )
-            folder._check_same(config)
+        folder = cls.free(config)
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             write_atomically(folder.config_path, dump(config))
@@ -69,6 +61,24 @@ class RunFolder:
                 got=error.strerror,
                 fix="set run.folder to a folder you may write to",
             ) from None
+        return folder
+
+    @classmethod
+    def free(cls, config: Config) -> RunFolder:
+        """The folder that :meth:`create` would make or take over; nothing is written.
+
+        Raises:
+            RunError: the folder exists, or belongs to a run with other settings.
+        """
+        folder = cls(config.run.folder / config.run.name)
+        if folder.config_path.exists() and not folder._was_refused():
+            if config.run.on_exists == "error":
+                raise RunError(
+                    "a run of this name exists",
+                    where=folder.path,
+                    fix="choose another run.name, continue it with run.on_exists=resume, or remove the folder",
+                )
+            folder._check_same(config)
         return folder
 
     @classmethod

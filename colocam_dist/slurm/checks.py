@@ -37,6 +37,14 @@ def check_devices(config: Config) -> None:
             got="0, with engine.device=cuda",
             fix="set slurm.gpus_per_node, or engine.device=cpu",
         )
+    asked = f"{settings.sbatch} {settings.srun}"  # other ways to ask for GPUs: gres, gpus, gpus-per-task
+    if config.engine.precision != "fp32" and device == "auto" and not settings.gpus_per_node and "gpu" not in asked:
+        raise ConfigError(
+            "the run's precision wants GPUs and the job has none",
+            where="slurm.gpus_per_node",
+            got=f"0, with engine.precision={config.engine.precision}",
+            fix="set slurm.gpus_per_node, or engine.precision=fp32",
+        )
     if device != "cpu" and settings.gpus_per_node and settings.ranks_per_node > settings.gpus_per_node:
         raise ConfigError(
             "there are more ranks than GPUs on a node",

@@ -113,9 +113,8 @@ def order(configs: Sequence[Config], name: str, *, chain: bool) -> Order:
     for config in configs:
         check_devices(config)
         check_run(config, config.slurm.ranks)
-        path = config.run.folder / config.run.name
-        if config.run.on_exists == "error" and (path / "config.yaml").exists():
-            RunFolder.create(config)  # says it
+        if config.run.on_exists == "error":
+            RunFolder.free(config)
     _check_alike(configs)
     folder = SlurmFolder(first.run.folder / name)
     if folder.exists and first.run.on_exists == "error":

@@ -19,6 +19,8 @@ from tune.folder import Record, StudyFolder
 __all__ = ["SlurmWork", "cancel", "note_states"]
 
 _LAST_LINES = 30  # of the log, for errors
+_LATE = 60.0  # seconds after which files of another machine are seen here at the latest, by a network file system
+_ENDINGS = ("done.json", "failed.json", "preempted.json")
 
 
 class SlurmWork:
@@ -34,6 +36,7 @@ class SlurmWork:
         self._states = states_path(study)
         self._since = time.time()
         self._jobs: list[str] = []
+        self._over: float | None = None  # when SLURM was first heard to say that the job is
 
     def begin(self, config: Config) -> None:
         """Queue a job, unless one waits or runs.
@@ -55,7 +58,7 @@ class SlurmWork:
                 look = not any(self._states.parent.glob("*/*/slurm/jobs.jsonl"))
                 submit(order([config], config.run.name, chain=False), look=look)
         self._jobs = folder.all_jobs()
-        self._since = time.time()
+        self._since, self._over = time.time(), None
 
     def _adopt(self, folder: SlurmFolder) -> None:
         """Note a job that was queued by a driver that was killed before it could note it itself."""
@@ -67,14 +70,19 @@ class SlurmWork:
                 folder.add_job(0, job)
 
     def living(self) -> bool:
-        """Whether the job waits or runs, as far as was asked since it was queued."""
+        """Whether the job waits or runs, as far as was asked since it was queued, or files of its end may come yet."""
         if (self._record.run / "done.json").is_file():  # it will be over before SLURM is asked again
             return False
         try:
             told = json.loads(self._states.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return True
-        return told["asked"] <= self._since or any(told["active"].get(job, False) for job in self._jobs)
+        if told["asked"] <= self._since or any(told["active"].get(job, False) for job in self._jobs):
+            self._over = None
+            return True
+        self._over = self._over or time.monotonic()
+        names = {path.name for path in self._record.run.iterdir()}  # also makes such a file system look anew
+        return names.isdisjoint(_ENDINGS) and time.monotonic() - self._over < _LATE
 
     def leave(self) -> None:
         """Nothing: the job goes on, and only the driver cancels it."""

@@ -38,6 +38,32 @@ def test_overrides_win_over_the_file_and_are_applied_in_order(tmp_path: Path) ->
     assert config.localizer.loss.colocalization.weight == 7
 
 
+def test_what_an_alias_repeats_is_changed_in_one_place_only(tmp_path: Path) -> None:
+    recipe = tmp_path / "aliases.yaml"
+    recipe.write_text("classifier: {optimizer: &o {lr: 0.1}}\nlocalizer: {optimizer: *o}\ndata: {shards: x}\n")
+    config = load(recipe, ["localizer.optimizer.lr=0.5"])
+    assert (config.classifier.optimizer.lr, config.localizer.optimizer.lr) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("060", "060"), ("60", 60), ("-0", 0), ("0", 0), ("0.5", 0.5), ("1e-4", "1e-4"), ("0x1f", 31)]
+)
+def test_numbers_that_begin_with_a_zero_are_not_read_in_base_8(text: str, seconds: object) -> None:
+    config = load(None, ["data.shards=x", f"slurm.environment={{A: '{text}'}}", f"slurm.sbatch={{a: {text}}}"])
+    assert config.slurm.sbatch["a"] == seconds
+
+
+def test_home_is_known_in_paths_though_no_shell_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    given = ["data.shards=~/shards", "run.folder=~/runs", "cams.folder=~/cams", "classifier.from_run=~/runs/a"]
+    config = load(None, [*given, "data.caveats=['~ is no path here']"])
+    assert config.data.shards == "/home/someone/shards"
+    assert config.run.folder == Path("/home/someone/runs")
+    assert config.cams.folder == Path("/home/someone/cams")
+    assert config.classifier.from_run == Path("/home/someone/runs/a")
+    assert config.data.caveats == ("~ is no path here",)
+
+
 def test_all_errors_come_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: {shards: here, nframes: 2}\n")

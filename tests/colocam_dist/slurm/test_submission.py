@@ -105,6 +105,7 @@ def test_an_order_of_an_array_has_a_folder_for_the_group(settings: list[str], tm
         (["slurm.nodes=3"], ConfigError, "over 3 ranks x 1 accumulation"),
         (["slurm.tasks_per_node=4", "engine.accumulation=4"], ConfigError, "4 ranks x 4 accumulation steps"),
         (["engine.device=cuda"], ConfigError, "slurm.gpus_per_node"),
+        (["engine.device=auto", "engine.precision=bf16"], ConfigError, "slurm.gpus_per_node"),
         (["model.weights=nowhere.pt"], ColocamError, "there is no such file of weights"),
         (["classifier.from_run=nowhere"], RunError, "not a run folder"),
     ],
@@ -124,6 +125,14 @@ def test_a_run_that_exists_is_refused_or_resumed(settings: list[str]) -> None:
         with pytest.raises(RunError, match="a run of this name exists"):
             asked(settings, *overrides, arrays=arrays)
     assert asked(settings, "run.name=a.seed-1", "run.on_exists=resume").first_part == 0
+
+
+def test_what_a_refused_start_has_left_is_in_nobodys_way(settings: list[str], tmp_path: Path) -> None:
+    config = load(None, [*settings, "run.name=refused"])
+    RunFolder.create(config).write_json("failed.json", {"error": "the batch does not divide"})
+    before = sorted((config.run.folder / "refused").iterdir())
+    asked(settings, "run.name=refused")
+    assert sorted((config.run.folder / "refused").iterdir()) == before, "an order writes nothing"
 
 
 def test_scripts_of_a_chain_wait_for_each_other(settings: list[str]) -> None:

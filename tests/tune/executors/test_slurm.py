@@ -13,6 +13,7 @@ import pytest
 from colocam_dist.config import Config, load
 from colocam_dist.errors import ClusterError
 from colocam_dist.slurm.record import SlurmFolder
+from tune.executors import slurm as executor
 from tune.executors.slurm import SlurmWork, cancel, jobs_with_comment, note_states, states_path
 from tune.folder import Record, StudyFolder
 
@@ -176,7 +177,7 @@ def test_jobs_of_a_comment_come_oldest_first(fake_slurm: Any) -> None:
 
 
 def test_only_an_answer_after_the_start_tells_whether_it_lives(
-    study: StudyFolder, record: Record, config: Config, fake_slurm: Any
+    study: StudyFolder, record: Record, config: Config, fake_slurm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = {"asked": time.time(), "active": {"101": False}}
     work = SlurmWork(record, study)
@@ -191,9 +192,34 @@ def test_only_an_answer_after_the_start_tells_whether_it_lives(
     assert work.living()
     queue(fake_slurm, job101="FAILED")
     note_states(study, [record], set())
+    monkeypatch.setattr(executor, "_LATE", 0.0)
     assert not work.living()
     states_path(study).write_text(json.dumps({"asked": time.time() + 1, "active": {"7": True}}))
     assert not work.living()
+
+
+@pytest.mark.parametrize("ending", ["done.json", "failed.json", "preempted.json"])
+def test_files_of_other_machines_may_be_late(
+    ending: str,
+    study: StudyFolder,
+    record: Record,
+    config: Config,
+    fake_slurm: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = SlurmWork(record, study)
+    work.begin(config)
+    states_path(study).write_text(json.dumps({"asked": time.time() + 1, "active": {"101": False}}))
+    now = 1000.0
+    monkeypatch.setattr(executor.time, "monotonic", lambda: now)
+    assert work.living(), "over, says SLURM, but how it ended may not be seen here yet"
+    now += 59.0
+    assert work.living()
+    (record.run / ending).write_text("{}")
+    assert not work.living()
+    (record.run / ending).unlink()
+    now += 2.0
+    assert not work.living(), "nothing will come any more"
 
 
 def test_a_run_that_is_done_is_not_waited_for(
