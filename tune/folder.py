@@ -42,6 +42,8 @@ _LOOK_EVERY = 0.2  # seconds
 def settings_of_results(config: Config) -> dict[str, Any]:
     """The settings on which the results of a run of a study depend, the numerics of its engine included."""
     engine = {"precision", "zero_stage", "accumulation", "gradient_clipping", "non_finite"}
+    if not config.engine.sync_batchnorm:  # named only then, so that earlier studies keep their names
+        engine.add("sync_batchnorm")
     return {
         **what_is_computed(config),
         "stages": config.run.stages,
