@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from colocam_dist.config import Config
 from tune.executors import Work, WorkError
 from tune.executors.local import LocalWork
+from tune.executors.patience import begin
 from tune.executors.slurm import SlurmWork
 from tune.folder import Record, StudyFolder, content_hash
 from tune.population import inherit
@@ -209,7 +210,7 @@ class TrialRunner:
         parent = self.record.facts["parent"]
         if parent is not None:
             inherit(self._study.folder.trial(parent), self.record)
-        work.begin(config)
+        begin(work, config, self._study.leaving)
         self._work = work
         return True
 
@@ -228,7 +229,7 @@ class TrialRunner:
         with record.lock(self._study.leaving):
             work = self._study.work(record)
             if record.end is None and not (record.run / "done.json").is_file():
-                work.begin(self._run_settings(self._shared, record))
+                begin(work, self._run_settings(self._shared, record), self._study.leaving)
                 while work.living():
                     time.sleep(_LOOK_EVERY)
                     try:
