@@ -16,8 +16,8 @@ from colocam_dist.slurm.status import counts_of
 
 pytestmark = pytest.mark.slurm
 
-# The lower the rate of stage 2, the less weighs a ReLU whose input rounding moves over 0: at 0.01 the terms of four and of
-# two ranks agreed to 3e-7 for three steps on a CPU without AVX-512, to 2e-5 in the fourth and to 7e-4 in the twelfth.
+# The lower the rate of stage 2, the less weighs a ReLU whose input rounding moves over 0: at 0.01 the terms of four and
+# of two ranks agreed to 3e-7 for three steps on a CPU without AVX-512, to 2e-5 in the fourth, to 7e-4 in the twelfth.
 BOTH = (
     *("classifier.epochs=1", "localizer.epochs=3", "localizer.optimizer.lr=0.0001"),
     *("checkpoint.every_steps=2", "data.workers=0", "engine.threads=1"),
