@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from colocam_dist.config import Config, load
 from colocam_dist.config.stages import Optimizer
@@ -25,6 +22,7 @@ from colocam_dist.training.localizer import LocalizerLoss
 from colocam_dist.training.optimizer_step import LossModule, StepRunner
 from colocam_dist.training.schedule import build_sgd
 from colocam_dist.training.signals import StopRequests
+from tests.colocam_dist.training.ranks import run_ranks
 from tests.colocam_dist.training.test_number_of_ranks import SETTINGS, WINDOWS, Tiny, part
 
 pytestmark = pytest.mark.patient
@@ -114,9 +112,7 @@ def results(stage: str, zero: int, settings: tuple[str, ...], workers: Workers) 
             "keys": list(content["weights"]) if content else None}  # fmt: skip
 
 
-def _work(rank: int, world: int, port: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _work(rank: int, world: int, folder: str) -> None:
     workers = connect(load(None, [*SETTINGS, "engine.timeout=900"]).engine)
     found = {(way, stage): results(stage, *way[1:], workers) for way in WAYS if way[0] == world for stage in STAGES}
     torch.save(found, f"{folder}/{world}.{rank}.pt")
@@ -127,10 +123,7 @@ def _work(rank: int, world: int, port: int, folder: str) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
     folder, everything = tmp_path_factory.mktemp("ways"), {}
     for world in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        mp.start_processes(_work, (world, port, str(folder)), nprocs=world, start_method="spawn")
+        run_ranks(_work, world, folder)
         everything |= torch.load(folder / f"{world}.0.pt")
     return everything
 

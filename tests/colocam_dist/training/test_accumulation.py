@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from colocam_dist.config import load
 from colocam_dist.distributed import Workers, connect
+from tests.colocam_dist.training.ranks import run_ranks
 from tests.colocam_dist.training.test_acceleration import STAGES, Made, build
 from tests.colocam_dist.training.test_number_of_ranks import SETTINGS, largest_difference, part
 
@@ -65,9 +63,7 @@ def plain(stage: str, parts: int) -> dict[str, Any]:
     return {"reported": reported, "weights": module.state_dict()}
 
 
-def _work(rank: int, world: int, port: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _work(rank: int, world: int, folder: str) -> None:
     workers = connect(load(None, SETTINGS).engine)
     found = {(way, stage): accumulated(stage, *way[1:], workers) for way in WAYS if way[0] == world for stage in STAGES}
     torch.save(found, f"{folder}/{world}.{rank}.pt")
@@ -78,10 +74,7 @@ def _work(rank: int, world: int, port: int, folder: str) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
     folder, everything = tmp_path_factory.mktemp("accumulated"), {}
     for world in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        mp.start_processes(_work, (world, port, str(folder)), nprocs=world, start_method="spawn")
+        run_ranks(_work, world, folder)
         everything |= torch.load(Path(folder) / f"{world}.0.pt")
     return everything
 

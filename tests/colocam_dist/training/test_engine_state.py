@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from colocam_dist.config import load
@@ -22,6 +19,7 @@ from colocam_dist.training.engine import build_engine
 from colocam_dist.training.engine_state import EngineState, learned_buffers
 from colocam_dist.training.optimizer_step import LossModule, StepRunner
 from colocam_dist.training.signals import StopRequests
+from tests.colocam_dist.training.ranks import run_ranks
 
 pytestmark = pytest.mark.patient
 
@@ -152,9 +150,7 @@ def followed(zero: int, workers: Workers, **engine: Any) -> dict[str, Any]:
     return {"path": path, "scored": scored, "training": made.state.evaluation_model().training}
 
 
-def _work(rank: int, world: int, port: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _work(rank: int, world: int, folder: str) -> None:
     workers = connect(load(None, ["data.shards=x", "engine.device=cpu", "engine.threads=1"]).engine)
     kept: dict[str, Any] = {}
     place = Path(folder)
@@ -205,10 +201,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str
     folder = tmp_path_factory.mktemp("states")
     found = {}
     for world in WORLDS:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        mp.start_processes(_work, (world, port, str(folder)), nprocs=world, start_method="spawn")
+        run_ranks(_work, world, folder)
         found[world] = [torch.load(folder / f"{world}.{rank}.pt") for rank in range(world)]
     return found
 

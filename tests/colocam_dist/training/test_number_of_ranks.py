@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from colocam_dist.config import Config, load
@@ -25,6 +22,7 @@ from colocam_dist.training.classifier import ClassifierLoss, ClassifierStage
 from colocam_dist.training.engine import build_engine
 from colocam_dist.training.inputs import loss_settings
 from colocam_dist.training.localizer import LocalizerLoss, LocalizerStage, window_group
+from tests.colocam_dist.training.ranks import run_ranks
 
 pytestmark = pytest.mark.patient
 
@@ -138,9 +136,7 @@ def train(stage: str, config: Config, workers: Workers) -> dict[str, Any]:
     return {"reported": reported, "state": state}
 
 
-def _work(rank: int, world: int, port: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _work(rank: int, world: int, folder: str) -> None:
     workers = connect(load(None, SETTINGS).engine)
     results = {}
     for way in WAYS:
@@ -164,10 +160,7 @@ def largest_difference(got: list[dict[str, float]], want: list[dict[str, float]]
 def test_losses_and_weights_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
     results: dict[Way, Any] = {}
     for world in (1, 2, 3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        mp.start_processes(_work, (world, port, str(tmp_path)), nprocs=world, start_method="spawn")
+        run_ranks(_work, world, tmp_path)
         ranks = [torch.load(tmp_path / f"{world}.{rank}.pt") for rank in range(world)]
         for key, stages in ranks[0].items():
             way = Way(*key)
