@@ -55,6 +55,7 @@ class Workers:
         world: number of ranks.
         device: what this rank computes on.
         progress: where this rank is in its work.
+        timeout: after which a collective of a group fails; None = torch's own.
     """
 
     rank: int
@@ -62,6 +63,7 @@ class Workers:
     world: int
     device: torch.device
     progress: Progress = field(default_factory=Progress)
+    timeout: timedelta | None = None
 
     @property
     def is_main(self) -> bool:
@@ -124,7 +126,8 @@ class Workers:
     def group(self, size: int) -> dist.ProcessGroup:
         """The process group of this rank and its neighbors: `size` ranks in a row, the first a multiple of `size`."""
         assert self.world % size == 0
-        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, self.world, size)]
+        members = [list(range(first, first + size)) for first in range(0, self.world, size)]
+        groups = [dist.new_group(ranks, timeout=self.timeout) for ranks in members]
         return groups[self.rank // size]
 
     def reasons_to_stop(self) -> str | None:
@@ -360,6 +363,6 @@ def connect(engine: Engine) -> Workers:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         dist.init_process_group(backend, store=rendezvous_store(timeout), rank=rank, world_size=world, timeout=timeout)
     deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)  # takes a group that is there
-    workers = Workers(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    workers = Workers(dist.get_rank(), local_rank, dist.get_world_size(), device, timeout=timeout)
     log.info("rank %d of %d on %s, %d CPU threads", workers.rank, workers.world, device, threads)
     return workers

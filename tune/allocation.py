@@ -23,7 +23,7 @@ import psutil
 
 from colocam_dist.config import Config
 from colocam_dist.console import run_console
-from colocam_dist.errors import ClusterError
+from colocam_dist.errors import ClusterError, RankLostError
 from colocam_dist.files import write_atomically
 from colocam_dist.slurm.batch import batch_script, executor, ranks_command
 from colocam_dist.slurm.checks import check_cluster, check_visible, paths_of
@@ -42,6 +42,8 @@ _INSIDE = "COLOCAM_STUDY_ALLOCATION"
 _START_TIME = 180.0  # seconds in which all nodes must have joined
 _END_TIME = 5.0  # seconds that Ray's processes may take to end
 _LOOK_EVERY = 0.2  # seconds
+# Like -m, which would look for modules in the working folder first: that may be a checkout with today's code.
+_RUN_STUDY = "import runpy, sys; del sys.path[0]; runpy.run_module('tune.study', run_name='__main__', alter_sys=True)"
 
 
 def inside() -> bool:
@@ -142,7 +144,7 @@ class StudyJob:
         begun = (Path(self.folder) / "study.yaml").is_file()
         words = driver_words(self.arguments, begun=begun, requeued=os.environ.get("SLURM_RESTART_COUNT", "0") != "0")
         environment = os.environ | SETTINGS | meeting.environment | {_INSIDE: "1", "RAY_ADDRESS": meeting.address}
-        driver = subprocess.Popen([sys.executable, "-m", "tune.study", *words], env=environment)
+        driver = subprocess.Popen([sys.executable, "-c", _RUN_STUDY, *words], env=environment)
         asked = False
         while driver.poll() is None:
             if stop.reason is not None and not asked:
@@ -173,7 +175,7 @@ class _Meeting:
         self.over = folder / f"ray-{job}-{start}.over"
         self.token = folder / f"ray-{job}-{start}.token"
         self.log = folder / "jobs" / f"ray-{job}-{start}-{socket.gethostname()}.log"
-        self.port = 6400 + int(job) % 1000
+        self.port = 6400 + (int(job) + int(start)) % 1000  # another one if the job had to start again
         self.nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_JOB_NUM_NODES", "1")))
         self.ip = socket.gethostbyname(socket.gethostname())
         self.address = f"{self.ip}:{self.port}"
@@ -192,7 +194,7 @@ def _await_port(host: str, port: int) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise ClusterError("Ray does not answer", where=f"{host}:{port}", got=error.strerror) from None
+                raise RankLostError("Ray does not answer", where=f"{host}:{port}", got=error.strerror) from None
             time.sleep(_LOOK_EVERY)
 
 
@@ -203,7 +205,7 @@ def _lend_node(meeting: _Meeting) -> int:
         if meeting.over.exists():
             return 0
         if time.monotonic() > deadline:
-            raise ClusterError("the first node has not started Ray", where=meeting.address_file)
+            raise RankLostError("the first node has not started Ray", where=meeting.address_file)
         time.sleep(_LOOK_EVERY)
     head = json.loads(meeting.address_file.read_text())["address"]
     with _ray_node(meeting, [f"--address={head}"]) as ray:

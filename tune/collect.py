@@ -13,14 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from colocam_dist.config import Config, dump, load
-from colocam_dist.config.data import Data
-from colocam_dist.data.index_files import read_manifest
-from colocam_dist.data.manifest import caveats_in
-from colocam_dist.data.opening import caveats_of, remote_settings
-from colocam_dist.data.storage import open_storage
-from colocam_dist.errors import ConfigError, DataError
 from colocam_dist.runs.folder import differences, what_is_computed
 from colocam_dist.slurm.record import attempts_of
+from tune.datasets import caveats
 from tune.folder import Record
 from tune.results import EpochRow, SharedStage, StudyResult, TrialResult, TrialState
 from tune.running import OpenStudy, concerns
@@ -66,7 +61,7 @@ def collect(study: OpenStudy, *, command: str = "", finished: bool = False) -> S
         wall_seconds=sum(session["seconds"] for session in sessions),
         sessions=len(sessions),
         command=command or (sessions[-1].get("command", "") if sessions else ""),
-        caveats=_caveats(study.file.config().data),
+        caveats=caveats(study.file.config().data),
         versions={
             **{name: version(name) for name in ("colocam-dist", "torch", "ray")},
             "python": platform.python_version(),
@@ -76,16 +71,6 @@ def collect(study: OpenStudy, *, command: str = "", finished: bool = False) -> S
         scheduler=scheduler.name + details.get(scheduler.name, ""),
         search=settings.search + (f", {settings.samples} points" if settings.samples else ""),
     )
-
-
-def _caveats(data: Data) -> list[str]:
-    """Those of the validation shards and of the settings; a report can be made where the data are not."""
-    try:
-        manifest = read_manifest(open_storage(data.shards, remote_settings(data)), data.validation_split)
-    except (DataError, ConfigError) as error:
-        unknown = f"Caveats that the data may bring with them could not be read ({error.where}: {error.what})."
-        return caveats_of([unknown], data)
-    return caveats_of(caveats_in(manifest), data)
 
 
 def _axis(study: OpenStudy, name: str) -> Sequence[Any]:

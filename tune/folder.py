@@ -5,6 +5,7 @@ resumed reads it and goes on.
 
     studies/<name>/
       study.yaml                resolved settings of the study and of what its runs share
+      data.json                 what its shards held when it began
       driver.lock, sessions/    who runs the study; one file for each time it was started or resumed
       records/<id>/             of a trial or a shared classifier, by content hash:
         record.json               what it is; written before anything is started

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from colocam_dist.errors import ClusterError
+from colocam_dist.errors import ClusterError, RankLostError
 from colocam_dist.files import write_atomically
 
 __all__ = ["NODES", "OBJECT_STORE", "SETTINGS", "check_share", "ray_session", "write_token"]
@@ -38,6 +38,7 @@ SETTINGS = {
 
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else the addresses of a single node are public ones
 _PREFIX = "ray-study-"
+_CODE = Path(__file__).parents[1]
 NODES = "COLOCAM_STUDY_NODES"
 """Environment variable: how many nodes the Ray that is joined will have."""
 
@@ -73,7 +74,8 @@ def ray_session(token: Path, cpus: float, gpus: float | None) -> Iterator[Path]:
     import ray
 
     options = {} if address else _own(temporary, cpus, gpus)
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options)
+    with nullcontext() if address is None else _working_in(_CODE):
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options)
     try:
         if address is not None:
             _await_nodes(int(os.environ.get(NODES, "1")))
@@ -82,6 +84,17 @@ def ray_session(token: Path, cpus: float, gpus: float | None) -> Iterator[Path]:
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """Have another working folder within it: the one in which Ray is joined is where its workers look for modules."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def check_share(share: Mapping[str, float]) -> None:
@@ -122,7 +135,7 @@ def _await_nodes(wanted: int) -> None:
     deadline = time.monotonic() + _JOIN_TIME
     while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted:
         if time.monotonic() > deadline:
-            raise ClusterError("nodes of the allocation have not joined Ray", got=alive, wanted=wanted)
+            raise RankLostError("nodes of the allocation have not joined Ray", got=alive, wanted=wanted)
         time.sleep(0.5)
 
 

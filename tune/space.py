@@ -12,6 +12,7 @@ from typing import Any
 
 from colocam_dist.config import Config, setting_names
 from colocam_dist.errors import ColocamError, ConfigError
+from colocam_dist.slurm.checks import check_devices
 from colocam_dist.training.batches import stage_batch, trained_stages
 from colocam_dist.training.preflight import check_run
 from tune.folder import content_hash
@@ -182,6 +183,8 @@ class Space:
             try:
                 config = self._file.config(self._part(part))
                 check_run(config, self._world(config))
+                if self._file.study.executor == "slurm":
+                    check_devices(config)
                 twin = computed.setdefault(content_hash(config), where)
                 if twin != where and len(part) == 1:
                     found[f"{twin} and {where} compute the same"] = None

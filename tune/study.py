@@ -20,6 +20,7 @@ from colocam_dist.errors import ConfigError, RunError
 from colocam_dist.files import write_atomically
 from colocam_dist.runs.folder import differences
 from tune.collect import best_settings, collect
+from tune.datasets import check_contents, note_contents
 from tune.folder import StudyFolder, settings_of_results
 from tune.report import best_point, write_study_report
 from tune.running import OpenStudy
@@ -81,6 +82,7 @@ def main() -> int:
     command = f"python -m tune.study {shlex.join(sys.argv[1:])}"
     with study.folder.session({"command": command, "executor": file.study.executor}) as session:
         write_atomically(study.folder.settings_path, dump(_resolved(file)))
+        note_contents(study.folder.path, file.config().data)
         if given.retry_failed:
             for record in [*study.folder.records("trial"), *study.folder.records("classifier")]:
                 record.forget_failure()
@@ -111,7 +113,7 @@ def _check_same(study: OpenStudy, *, resume: bool) -> None:
     """A study may become larger, but its runs keep what they have in common.
 
     Raises:
-        RunError: it exists, or not, or its runs would differ from those that it has.
+        RunError: it exists, or not, or its runs would differ from those that it has, in settings or in data.
     """
     if resume:
         _check_exists(study.folder)
@@ -132,6 +134,7 @@ def _check_same(study: OpenStudy, *, resume: bool) -> None:
             got=", ".join(sorted(changed)),
             fix="resume with the same settings (study.* may change), or choose another study.name",
         )
+    check_contents(study.folder.path, study.file.config().data)
 
 
 def _print_plan(study: OpenStudy) -> int:

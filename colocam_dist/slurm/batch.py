@@ -149,7 +149,15 @@ def _teardown(settings: Slurm, folder: SlurmFolder, part: int, working_folder: s
         # The number of an array's last task is that of the array as well, and would mean all of its tasks.
         "id=$SLURM_JOB_ID",
         'if [ -n "$SLURM_ARRAY_TASK_ID" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi',
-        'try() { for pause in 5 10 20 0; do "$@" && return; sleep "$pause"; done; return 1; }',
+        # A controller that is restarted or moved may be silent for minutes; one that answers and refuses is believed.
+        "try() {",
+        "  for pause in 5 10 20 60 60 60 60 60 60 60 60 60 60 0; do",
+        '    "$@" && return',
+        '    if [ "$pause" = 60 ]; then case "$(scontrol ping 2> /dev/null)" in *"is UP"*) "$@"; return ;; esac; fi',
+        '    sleep "$pause"',
+        "  done",
+        "  return 1",
+        "}",
         'job=$(try scontrol show job --oneliner "$id")',
         f"{python} -m colocam_dist.slurm.afterwards {shlex.quote(str(folder.run))} --part {part} "
         '--code "$code" --id "$id" --job "$job"',

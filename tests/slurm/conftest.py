@@ -79,7 +79,7 @@ class Desk:
     def job(self, name: str) -> str:
         return SlurmFolder.open(self.run(name)).all_jobs()[-1]
 
-    def wait(self, name: str, until: Callable[[], bool] | None = None, seconds: float = 200.0) -> None:
+    def wait(self, name: str, until: Callable[[], bool] | None = None, seconds: float = 500.0) -> None:
         """Until something is so; without it, until no job of the run is left."""
         ended = until or (lambda: not any(state.active for state in self.states(name)))
         deadline = time.monotonic() + seconds

@@ -83,8 +83,8 @@ def test_a_job_finishes_although_its_nodes_are_taken_away(cluster: Any, desk: An
 
 def test_the_time_limit_is_survived(desk: Any) -> None:
     """A real one: SLURM warns a job of one minute at some time of that minute."""
-    settings = ("run.stages=[classifier]", "classifier.epochs=20", "data.workers=0", "engine.threads=1")
-    slow = ",".join(f"slow@0:{step}:data" for step in range(1, 81))
+    settings = ("run.stages=[classifier]", "classifier.epochs=10", "data.workers=0", "engine.threads=1")
+    slow = ",".join(f"slow@0:{step}:{phase}" for step in range(1, 41) for phase in ("data", "forward", "backward"))
     desk.submit("limited", *settings, f"fault={slow}", "slurm.time=1", "slurm.warning=20")
     undisturbed = desk.lab.run("unlimited", *settings)
     run = desk.finish("limited")
@@ -94,7 +94,7 @@ def test_the_time_limit_is_survived(desk: Any) -> None:
     assert last == "done"
     assert differences(undisturbed.folder, run) == ""
     steps = [row["step"] for row in desk.lab._rows(run) if row["kind"] == "train"]
-    assert steps == list(range(1, 81))  # nothing is done twice, nothing is left out
+    assert steps == list(range(1, 41))  # nothing is done twice, nothing is left out
 
 
 def test_a_cancelled_run_leaves_no_process_and_can_go_on(cluster: Any, desk: Any, whole: Path) -> None:

@@ -215,6 +215,13 @@ def test_values_that_contradict_each_other_only_together_are_named(desk: Any) ->
     assert "data.n_frames=4, localizer.global_batch=4: the global batch cannot be divided over the ranks" in message
 
 
+def test_devices_that_jobs_of_trials_would_not_have_are_named(desk: Any) -> None:
+    message = refused(desk, "engine.precision=bf16", executor="slurm")
+    assert "the run's precision wants GPUs and the job has none" in message
+    file = desk.file("engine.precision=bf16", "slurm.gpus_per_node=1", executor="slurm")
+    assert len(Space(file).points()) == 3
+
+
 def test_of_many_points_that_cannot_be_run_ten_are_named(desk: Any) -> None:
     space = {"data.n_frames": [1, 8], "localizer.global_batch": [4, 5, 6, 7], "classifier.epochs": [1, 2, 3]}
     message = refused(desk, "data.n_frames=1", space=space)

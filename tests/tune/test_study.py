@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from colocam_dist.config import load
 from colocam_dist.console import PREEMPTED
 from colocam_dist.errors import ColocamError, ConfigError, RunError
+from shards.dataset import BuildOptions, build_dataset
+from shards.images import PictureRule
+from shards.sources.frames_csv import read_frames_csv
 from tune.results import StudyResult
 from tune.running import OpenStudy
 from tune.settings import load_study
@@ -172,6 +176,25 @@ def test_runs_keep_what_they_have_in_common(override: str, named: str, run: Run,
     assert error.what == "the study to resume has runs with other settings"
     assert str(error.got).startswith(named)
     assert (error.where, len(trials.sessions)) == (folder(desk) / "study.yaml", 1)
+
+
+def test_shards_that_were_built_anew_are_noticed(
+    run: Run, desk: Any, trials: Trials, tiny_shards: Path, tiny_frames: Path, tmp_path: Path
+) -> None:
+    shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+    here = f"data.shards={shards}"
+    run(here)
+    assert run("--resume", here) == 0
+    shutil.rmtree(shards)
+    rule = PictureRule(keep_up_to=0, short_side=0, quality=95)
+    options = BuildOptions(rule, frames_per_piece=4, shard_mb=0.02)
+    build_dataset(read_frames_csv(tiny_frames, rule), shards, options)
+    error = refused(run, "--resume", here)
+    assert error.what == "the shards are not those that the study has begun with"
+    assert str(error.got).startswith("other contents in split 'test', split 'train'")
+    assert len(trials.sessions) == 2
+    (folder(desk) / "data.json").unlink()  # of an earlier version
+    assert run("--resume", here) == 0
 
 
 def test_a_study_may_become_larger_and_work_elsewhere(run: Run, desk: Any, trials: Trials) -> None:

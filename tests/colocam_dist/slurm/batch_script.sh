@@ -46,7 +46,14 @@ srun --unbuffered --output /runs/full/slurm/jobs/%j_%t_log.out --error /runs/ful
 code=$?
 id=$SLURM_JOB_ID
 if [ -n "$SLURM_ARRAY_TASK_ID" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-try() { for pause in 5 10 20 0; do "$@" && return; sleep "$pause"; done; return 1; }
+try() {
+  for pause in 5 10 20 60 60 60 60 60 60 60 60 60 60 0; do
+    "$@" && return
+    if [ "$pause" = 60 ]; then case "$(scontrol ping 2> /dev/null)" in *"is UP"*) "$@"; return ;; esac; fi
+    sleep "$pause"
+  done
+  return 1
+}
 job=$(try scontrol show job --oneliner "$id")
 /opt/env/bin/python -m colocam_dist.slurm.afterwards /runs/full --part 1 --code "$code" --id "$id" --job "$job"
 verdict=$?

@@ -167,12 +167,18 @@ JOB = "JobId=7 JobName=a b JobState=RUNNING Restarts=0 RunTime=00:00:10 TimeLimi
 
 
 def run_script(
-    fake_slurm: Any, run: Path, *overrides: str, ranks: str = "exit 0", working_folder: Path | None = None, **env: str
+    fake_slurm: Any,
+    run: Path,
+    *overrides: str,
+    ranks: str = "exit 0",
+    scontrol: str = '[ "$1" = requeue ] || cat "$here/job"',
+    working_folder: Path | None = None,
+    **env: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run the script of a job on a cluster whose srun is given; the job is number 7."""
     fake_slurm.add("srun", ranks)
     fake_slurm.set("job", JOB)
-    fake_slurm.add("scontrol", '[ "$1" = requeue ] || cat "$here/job"')
+    fake_slurm.add("scontrol", scontrol)
     SlurmFolder(run).path.mkdir(parents=True, exist_ok=True)
     path = run.parent / "job.sh"
     path.write_text(script(*overrides, run=run))
@@ -210,6 +216,32 @@ def test_only_the_task_of_an_array_is_asked_about_and_requeued(fake_slurm: Any, 
     assert fake_slurm.calls("scontrol") == [["show", "job", "--oneliner", "7_3"], ["requeue", "7_3"]]
     (call,) = fake_slurm.calls("python")
     assert call[call.index("--id") + 1] == "7_3"
+
+
+@pytest.mark.parametrize(
+    ("ping", "silent", "requeued", "pauses"),
+    [
+        ("is DOWN", 7, True, ["5", "10", "20", "60", "60", "60", "60"]),
+        ("is DOWN", 99, False, ["5", "10", "20", *["60"] * 10, "0"]),
+        ("is UP", 99, False, ["5", "10", "20"]),  # it answers, and refuses
+    ],
+)
+def test_a_controller_that_is_down_for_minutes_is_waited_for(
+    ping: str, silent: int, requeued: bool, pauses: list[str], fake_slurm: Any, tmp_path: Path
+) -> None:
+    python = fake_slurm.add("python", f"exit {REQUEUE}")
+    fake_slurm.add("sleep")
+    fake_slurm.set("controller", f"Slurmctld(primary) at c1 {ping}\n")
+    fails = (
+        'case "$1" in show) cat "$here/job";; ping) cat "$here/controller";;'
+        f' *) echo >> "$here/tries"; [ $(wc -l < "$here/tries") -gt {silent} ];; esac'
+    )
+    done = run_script(fake_slurm, tmp_path / "a", f"slurm.python={python}", scontrol=fails)
+    assert done.returncode == REQUEUE
+    assert ("it could not be requeued" in done.stdout) is not requeued
+    assert [call[0] for call in fake_slurm.calls("sleep")] == pauses
+    tries = [call for call in fake_slurm.calls("scontrol") if call[0] == "requeue"]
+    assert len(tries) == {7: 8, 99: 14}[silent] if ping == "is DOWN" else 5
 
 
 def test_ranks_have_the_environment_that_was_asked_for(fake_slurm: Any, tmp_path: Path) -> None:
