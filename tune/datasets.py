@@ -45,7 +45,7 @@ def note_contents(study: Path, data: Data) -> None:
 def check_contents(study: Path, data: Data) -> None:
     """Raise if shards were built anew since the study has begun: its trials would have learned from different data.
 
-    Splits that cannot be read here, on a login node for instance, are left to the trials.
+    Splits that cannot be read, as one that nothing is scored on may be, are left out.
 
     Raises:
         RunError: a split has other contents.
